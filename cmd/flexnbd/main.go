@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Command flexnbd serves a disk over NBD. `flexnbd help` lists what it can do;
+// the manual page is docs/flexnbd.1.
+//
+// There is one file per verb. plugins.go wires the stock plugins in, which run
+// as processes of their own out of this same binary.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/jessevdk/go-flags"
+
+	"github.com/flexnbd/flexnbd/core/logging"
+)
+
+// Exit statuses besides 0. A server's answer on the control socket brings its
+// own.
+const (
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+func main() {
+	if runStock(os.Args) {
+		return
+	}
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run carries out one command line and returns the exit status.
+func run(args []string, stdout, stderr io.Writer) int {
+	app := &app{stdout: stdout, stderr: stderr}
+	parser := newParser(app)
+	if len(args) == 0 {
+		args = []string{"help"}
+	}
+	_, err := parser.ParseArgs(args)
+	return app.report(err)
+}
+
+// app is what the verbs share.
+type app struct {
+	stdout, stderr io.Writer
+	global         globalOptions
+	parser         *flags.Parser
+}
+
+// newParser knows every verb. Options may stand behind other arguments.
+func newParser(a *app) *flags.Parser {
+	p := flags.NewNamedParser("flexnbd", flags.HelpFlag|flags.PassDoubleDash)
+	p.ShortDescription = "NBD server whose disks can move"
+	p.LongDescription = "Serves disks over NBD, with storage and transports as plugins."
+	a.parser = p
+	a.global = newGlobalOptions()
+	must(p.AddGroup("Global options", "", &a.global))
+	for _, v := range verbs(a) {
+		must(p.AddCommand(v.name, v.short, v.long, v.command))
+	}
+	return p
+}
+
+type verb struct {
+	name, short, long string
+	command           any
+}
+
+func verbs(a *app) []verb {
+	list := []verb{
+		{"serve", "Serve a disk", "Serves a disk until SIGINT, SIGQUIT or SIGTERM. Further arguments are the addresses and networks that may connect.", &serveCommand{app: a}},
+		{"status", "Show a server's status", "Shows the status of the server with the given control socket, as key=value pairs.", &statusCommand{app: a}},
+		{"read", "Read from a server", "Reads bytes from an NBD server in a single request and writes them to standard output.", &readCommand{app: a}},
+		{"write", "Write to a server", "Writes bytes from standard input to an NBD server in a single request.", &writeCommand{app: a}},
+		{"help", "Show help", "Shows the commands, or the options of one of them.", &helpCommand{app: a}},
+		{"version", "Show the version", "Shows the version of flexnbd and of the plugin protocol that it speaks.", &versionCommand{app: a}},
+	}
+	for _, name := range laterVerbs {
+		list = append(list, verb{name, "Comes with a later version", "This command comes with a later version.", &laterCommand{name: name}})
+	}
+	return list
+}
+
+func must[T any](_ T, err error) {
+	if err != nil {
+		panic(err) // a mistake in the option structs
+	}
+}
+
+// usageError is a mistake in the command line or the configuration.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error {
+	return usageError{fmt.Errorf(format, args...)}
+}
+
+// exitError is a status that somebody else decided on; it has been reported.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// report says what went wrong and returns the exit status.
+func (a *app) report(err error) int {
+	var usage usageError
+	var exit exitError
+	var parse *flags.Error
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return int(exit)
+	case errors.As(err, &parse) && parse.Type == flags.ErrHelp:
+		fmt.Fprintln(a.stdout, parse.Message)
+		return 0
+	case errors.As(err, &parse), errors.As(err, &usage):
+		fmt.Fprintf(a.stderr, "flexnbd: %v\nSee 'flexnbd help%s'.\n", err, a.activeVerb())
+		return exitUsage
+	}
+	logging.Fatal(a.logger("main"), err.Error())
+	return exitFailure
+}
+
+// activeVerb is " VERB", or empty before one is known.
+func (a *app) activeVerb() string {
+	if a.parser.Active == nil {
+		return ""
+	}
+	return " " + a.parser.Active.Name
+}

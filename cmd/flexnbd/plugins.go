@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package main
+
+import (
+	"os"
+
+	"github.com/flexnbd/flexnbd/core/host"
+	backendfile "github.com/flexnbd/flexnbd/plugins/backend-file"
+	tcp "github.com/flexnbd/flexnbd/plugins/transport-tcp"
+	"github.com/flexnbd/flexnbd/sdk"
+	"github.com/flexnbd/flexnbd/sdk/wire"
+)
+
+// stock are the plugins inside this binary. Each runs as a process of its own,
+// out of /proc/self/exe.
+var stock = []struct {
+	kind  wire.Kind
+	name  string
+	serve func()
+}{
+	{wire.KindBackend, "file", func() { sdk.ServeBackend(backendfile.Plugin()) }},
+	{wire.KindTransport, "tcp", func() { sdk.ServeTransport(tcp.Plugin()) }},
+}
+
+// stockVerb makes this binary run as a stock plugin. It is not for people.
+const stockVerb = "run-plugin"
+
+// runStock runs as a stock plugin if the arguments say so, and then does not
+// return.
+func runStock(args []string) bool {
+	if len(args) != 3 || args[1] != stockVerb {
+		return false
+	}
+	for _, s := range stock {
+		if args[2] == s.kind.String()+"-"+s.name {
+			s.serve()
+		}
+	}
+	return false
+}
+
+// finder looks for plugins where the operator and the system have them.
+func (o pluginOptions) finder() (*host.Finder, error) {
+	dirs, err := host.SearchPath(o.PluginDir, os.Getenv, os.Geteuid())
+	if err != nil {
+		return nil, usageError{err}
+	}
+	f := &host.Finder{Dirs: dirs}
+	for _, s := range stock {
+		f.Stock = append(f.Stock, host.Stock{
+			Kind: s.kind,
+			Name: s.name,
+			Args: []string{"flexnbd", stockVerb, s.kind.String() + "-" + s.name},
+		})
+	}
+	return f, nil
+}
+
+// find returns the program that value, of --backend or --transport, asks for.
+func (o pluginOptions) find(kind wire.Kind, value string) (host.Program, host.Spec, error) {
+	spec, err := host.ParseSpec(kind, value)
+	if err != nil {
+		return host.Program{}, host.Spec{}, usageError{err}
+	}
+	finder, err := o.finder()
+	if err != nil {
+		return host.Program{}, host.Spec{}, err
+	}
+	program, err := finder.Find(spec)
+	if err != nil {
+		return host.Program{}, host.Spec{}, usageError{err}
+	}
+	return program, spec, nil
+}

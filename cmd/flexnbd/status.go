@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/flexnbd/flexnbd/core/control"
+)
+
+type socketOptions struct {
+	Sock string `short:"s" long:"sock" value-name:"SOCK" required:"yes" description:"The control socket of the server"`
+}
+
+type statusCommand struct {
+	socketOptions
+	app *app
+}
+
+// Execute implements flags.Commander.
+func (c *statusCommand) Execute(args []string) error {
+	if err := noArguments(args); err != nil {
+		return err
+	}
+	return c.app.ask(c.Sock, "status")
+}
+
+// ask sends a request to a server's control socket, prints the answer, and exits
+// with what the server says.
+func (a *app) ask(sock, verb string, args ...string) error {
+	answer, err := control.Call(context.Background(), sock, verb, args...)
+	if err != nil {
+		return err
+	}
+	if answer.Code != 0 {
+		fmt.Fprintln(a.stderr, answer.Text)
+		return exitError(answer.Code)
+	}
+	fmt.Fprintln(a.stdout, answer.Text)
+	return nil
+}

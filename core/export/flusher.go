@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package export
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"syscall"
+
+	"github.com/flexnbd/flexnbd/sdk/store"
+	"github.com/hashicorp/go-hclog"
+)
+
+// flusher carries out every flush of a disk, one at a time. Whoever asks while
+// one is under way waits for the next, which then serves all of them: the one
+// under way may have begun before their writes had ended.
+//
+// One at a time, because Linux reports a lost write to one caller only. Of two
+// flushes at once, one would fail and the other succeed, and its client would
+// never learn of the loss. For the same reason a failure is kept: whoever asks
+// afterwards gets it too.
+type flusher struct {
+	store store.Store
+	ctx   context.Context // never ends
+	log   hclog.Logger
+
+	rounds sync.WaitGroup // run
+
+	mu      sync.Mutex
+	running bool         // run is under way
+	ops     []*op        // wait for the next round
+	callers []chan error // wait for the next round; each has room for the answer
+	failed  error        // the first failure, for good
+}
+
+// failure returns the error that every flush and FUA has to fail with, if any.
+func (f *flusher) failure() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.failed
+}
+
+// latch keeps an error for every flush to come, and returns the one to report.
+func (f *flusher) latch(err error) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failed == nil {
+		f.failed = fmt.Errorf("writes that were acknowledged may be lost, since the backend failed to make them durable; every flush fails from now on, until the storage is repaired and the server restarted: %w", err)
+		f.log.Error("the backend failed to make writes durable: every flush fails from now on, repair the storage and restart the server", "error", err)
+	}
+	return f.failed
+}
+
+// wroteThrough looks at the error of a write or punch that carried FUA to the
+// store. If its flushing half failed, that was the one report of other writes
+// lost with it. Nothing but EIO tells the halves apart; an error with a name of
+// its own, like ENOSPC, is taken for the write's.
+func (f *flusher) wroteThrough(err error) {
+	if store.Errno(err) == syscall.EIO {
+		f.latch(err)
+	}
+}
+
+// add makes o complete after the next round. The error, if any, is the one that
+// it has to complete with instead.
+func (f *flusher) add(o *op) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failed != nil {
+		return f.failed
+	}
+	f.ops = append(f.ops, o)
+	f.start()
+	return nil
+}
+
+// flush waits for the next round.
+func (f *flusher) flush(ctx context.Context) error {
+	answer := make(chan error, 1)
+	f.mu.Lock()
+	if f.failed != nil {
+		defer f.mu.Unlock()
+		return f.failed
+	}
+	f.callers = append(f.callers, answer)
+	f.start()
+	f.mu.Unlock()
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// start sees that run is under way. The caller holds mu.
+func (f *flusher) start() {
+	if !f.running {
+		f.running = true
+		f.rounds.Go(f.run)
+	}
+}
+
+// run does rounds until nobody waits.
+func (f *flusher) run() {
+	for {
+		f.mu.Lock()
+		ops, callers, err := f.ops, f.callers, f.failed
+		f.ops, f.callers = nil, nil
+		f.running = len(ops)+len(callers) > 0
+		f.mu.Unlock()
+		if len(ops)+len(callers) == 0 {
+			return
+		}
+		if err == nil {
+			if err = f.store.Flush(f.ctx); err != nil {
+				err = f.latch(err)
+			}
+		}
+		for _, c := range callers {
+			c <- err
+		}
+		finish(ops, err)
+	}
+}

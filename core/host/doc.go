@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package host finds plugins, starts them as processes of their own, watches
+// them and ends them.
+//
+//	h, err := host.New(host.Config{Finder: finder, Logger: log})
+//	defer h.Close()
+//	program, err := finder.Find(spec)            // spec from host.ParseSpec
+//	process, err := h.Start(ctx, program)
+//	store, err := process.OpenDisk(ctx, disk)    // or process.Transport()
+//	...
+//	err = process.Stop(ctx)
+//
+// It knows no plugin by name: the stock ones, which are inside the flexnbd
+// binary, are listed in Finder.Stock by whoever wires the program together.
+//
+// # How a plugin lives
+//
+// A plugin is started in a process group of its own, with /dev/null as standard
+// input, an allow-listed environment, no descriptor but its end of the
+// descriptor channel, and a private directory for its socket. It ends when
+// that channel does: because Stop closed it or because the host is gone, even by
+// SIGKILL. A plugin that does not end in time, or is stopped by a signal, is
+// killed with its process group.
+//
+// # go-plugin's traps, and where they are handled
+//
+//   - only gRPC, said in AllowedProtocols: process.go
+//   - messages over 4 MiB refused by the server's side: wire.NewServer
+//   - plugin sockets in a private directory with short paths, stale ones swept:
+//     rundir.go
+//   - plugins that outlive a killed host; Pdeathsig fires when a thread ends: the
+//     descriptor channel's end-of-file, in package sdk
+//   - Client.Kill waits for ever on a stopped plugin: Process.Stop kills and reaps
+//     first
+//   - Client.Start on a dead client returns the old address: a Process is started
+//     once, and a new one makes a new client
+//   - the host's environment wins over Cmd.Env: SkipHostEnv, environment.go
+//   - anything on stdout before the handshake breaks the start: package sdk guards
+//     it, and diagnose.go names the culprit
+//   - SecureConfig can be raced: not used; trust.go refuses what others could have
+//     written
+//   - AutoMTLS: off. On a socket in a 0700 directory of the same user it adds
+//     nothing, and it costs 33 ms of start and half of the throughput
+//   - Cmd.Stdin becomes the host's: runner.go does not use that Cmd
+//   - Wait waits for stdout and stderr, which a grandchild can keep open: runner.go
+//     waits for the process itself, then kills its group
+//   - SIGQUIT and SIGTERM reach plugins: process group of its own; package sdk
+//     outlives the signals of a service manager
+//   - /proc/self/exe, not the path, for stock plugins: find.go
+//   - errno across the wire: wire.RemoteError
+package host

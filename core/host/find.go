@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package host
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/flexnbd/flexnbd/sdk/wire"
+)
+
+// Stock is a plugin inside the running binary.
+type Stock struct {
+	Kind wire.Kind
+	Name string
+	// Args makes the binary run as this plugin; Args[0] is what ps shows.
+	Args []string
+}
+
+// Program is a plugin that was found and may be started.
+type Program struct {
+	Kind wire.Kind
+	// Name is the plugin's name if it is known before the start, else the
+	// name of its file.
+	Name string
+	// Path is shown to people. A stock plugin's is "builtin".
+	Path string
+	// exe and args are what is executed.
+	exe  string
+	args []string
+}
+
+// selfExe is this very binary. Its path may name another version by now, after
+// an upgrade.
+const selfExe = "/proc/self/exe"
+
+// Finder knows where plugins are. Use [SearchPath] for Dirs.
+type Finder struct {
+	Dirs  []string // searched in this order
+	Stock []Stock  // searched last
+}
+
+// SearchPath returns the folders in which plugins are looked for, first match
+// first: dirs (from --plugin-dir), $FLEXNBD_PLUGIN_PATH,
+// $XDG_DATA_HOME/flexnbd/plugins (not for root), and the two system folders.
+func SearchPath(dirs []string, getenv func(string) string, uid int) ([]string, error) {
+	all := slices.Clone(dirs)
+	for dir := range strings.SplitSeq(getenv("FLEXNBD_PLUGIN_PATH"), ":") {
+		if dir != "" {
+			all = append(all, dir)
+		}
+	}
+	if uid != 0 {
+		data := getenv("XDG_DATA_HOME")
+		if home := getenv("HOME"); data == "" && home != "" {
+			data = filepath.Join(home, ".local", "share")
+		}
+		if data != "" {
+			all = append(all, filepath.Join(data, "flexnbd", "plugins"))
+		}
+	}
+	all = append(all, "/usr/local/lib/flexnbd/plugins", "/usr/lib/flexnbd/plugins")
+	for i, dir := range all {
+		abs, err := filepath.Abs(dir)
+		if err != nil {
+			return nil, fmt.Errorf("plugin folder %s: %w", dir, err)
+		}
+		all[i] = abs
+	}
+	return all, nil
+}
+
+// Find returns the program that spec asks for: the first match in the search
+// order. A match that must not be run is an error and not passed over, so that
+// nobody gets another plugin than the one he sees.
+func (f *Finder) Find(spec Spec) (Program, error) {
+	if spec.Path != "" {
+		return f.at(spec.Kind, strings.TrimPrefix(filepath.Base(spec.Path), prefix(spec.Kind)), spec.Path)
+	}
+	if !spec.Stock {
+		for _, dir := range f.Dirs {
+			path := filepath.Join(dir, prefix(spec.Kind)+spec.Name)
+			if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+				continue
+			}
+			return f.at(spec.Kind, spec.Name, path)
+		}
+	}
+	for _, s := range f.Stock {
+		if s.Kind == spec.Kind && s.Name == spec.Name {
+			return Program{Kind: s.Kind, Name: s.Name, Path: "builtin", exe: selfExe, args: s.Args}, nil
+		}
+	}
+	return Program{}, f.unknown(spec)
+}
+
+func (f *Finder) at(kind wire.Kind, name, path string) (Program, error) {
+	if err := trusted(path); err != nil {
+		return Program{}, fmt.Errorf("%s plugin %s: %w", kind, path, err)
+	}
+	return Program{Kind: kind, Name: name, Path: path, exe: path, args: []string{path}}, nil
+}
+
+// prefix is how the file name of a plugin starts.
+func prefix(kind wire.Kind) string { return "flexnbd-" + kind.String() + "-" }
+
+// unknown says what there is, and where it was looked for.
+func (f *Finder) unknown(spec Spec) error {
+	var found []string
+	for _, s := range f.Stock {
+		if s.Kind == spec.Kind {
+			found = append(found, s.Name)
+		}
+	}
+	if spec.Stock {
+		return fmt.Errorf("there is no %s %q inside this binary; it has: %s", spec.Kind, spec.Name, list(found))
+	}
+	for _, dir := range f.Dirs {
+		files, _ := filepath.Glob(filepath.Join(globQuote(dir), prefix(spec.Kind)+"*"))
+		for _, file := range files {
+			name := strings.TrimPrefix(filepath.Base(file), prefix(spec.Kind))
+			if wire.ValidName(name) && !slices.Contains(found, name) {
+				found = append(found, name)
+			}
+		}
+	}
+	slices.Sort(found)
+	return fmt.Errorf("unknown %s %q; found: %s; looked in: %s, and inside this binary", spec.Kind, spec.Name, list(found), list(f.Dirs))
+}
+
+func list(words []string) string {
+	if len(words) == 0 {
+		return "none"
+	}
+	return strings.Join(words, ", ")
+}
+
+var globSpecial = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`)
+
+func globQuote(path string) string { return globSpecial.Replace(path) }

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package host
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
+)
+
+// Host starts plugins. It holds the private folder with their sockets.
+type Host struct {
+	dir *runDir
+	log hclog.Logger
+}
+
+// New makes a host. Close it when every process has been stopped.
+//
+// It marks every descriptor that this process has inherited close-on-exec, so
+// that no plugin finds one that a shell or a service manager left open.
+func New(log hclog.Logger) (*Host, error) {
+	if err := unix.CloseRange(3, ^uint(0)>>1&0x7fffffff, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		log.Debug("cannot mark inherited descriptors close-on-exec", "error", err)
+	}
+	dir, err := newRunDir(os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	return &Host{dir: dir, log: log}, nil
+}
+
+// Start starts a plugin and returns once it has said what it is. The error says
+// which plugin failed, why, and what to do. ctx bounds the start alone.
+func (h *Host) Start(ctx context.Context, program Program) (*Process, error) {
+	return start(ctx, program, h.dir.path, h.log)
+}
+
+// Close removes the private folder. Every process must have been stopped.
+func (h *Host) Close() error {
+	if err := h.dir.remove(); err != nil {
+		return fmt.Errorf("cannot remove %s: %w", h.dir.path, err)
+	}
+	return nil
+}

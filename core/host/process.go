@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-plugin"
+	gorunner "github.com/hashicorp/go-plugin/runner"
+
+	"github.com/flexnbd/flexnbd/sdk/store"
+	"github.com/flexnbd/flexnbd/sdk/transport"
+	"github.com/flexnbd/flexnbd/sdk/wire"
+)
+
+// Process is a plugin that runs, or ran. All methods may be called from many
+// goroutines; Stop once.
+type Process struct {
+	program     Program
+	description wire.Description
+	runner      *runner
+	client      *plugin.Client
+	wire        *wire.Client
+	descriptors *wire.DescriptorChannel
+	log         hclog.Logger
+
+	stopping atomic.Bool
+	watched  chan struct{} // closed when the watcher has seen the end
+}
+
+// Times.
+const (
+	describeWait = 5 * time.Second // for the first call
+	stopWait     = 2 * time.Second // for the plugin to end by itself
+	killWait     = 5 * time.Second // for the kernel to end it
+)
+
+// startWait is how long a plugin may take to its handshake line; tests shorten it.
+var startWait = 10 * time.Second
+
+// start starts program and makes sure that it is the plugin it should be.
+func start(ctx context.Context, program Program, socketDir string, log hclog.Logger) (_ *Process, err error) {
+	descriptors, child, err := wire.DescriptorPair()
+	if err != nil {
+		return nil, err
+	}
+	r, err := newRunner(program, child)
+	if err != nil {
+		return nil, errors.Join(err, child.Close(), descriptors.Close())
+	}
+	p := &Process{program: program, descriptors: descriptors, runner: r, log: log, watched: make(chan struct{})}
+	close(p.watched) // nothing to wait for until watch is started
+	defer func() {
+		if err != nil {
+			_ = p.end()
+			err = fmt.Errorf("%s plugin %s (%s): %w", program.Kind, program.Name, program.Path, err)
+		}
+	}()
+
+	p.client = plugin.NewClient(&plugin.ClientConfig{
+		HandshakeConfig:  wire.Handshake,
+		VersionedPlugins: wire.VersionedPlugins(descriptors),
+		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
+		StartTimeout:     startWait,
+		SkipHostEnv:      true,
+		Logger:           relay{Logger: hclog.NewNullLogger(), process: p},
+		SyncStdout:       printed{p, hclog.Info},
+		SyncStderr:       printed{p, hclog.Warn},
+		GRPCDialOptions:  wire.DialOptions(),
+		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: socketDir},
+		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, _ string) (gorunner.Runner, error) {
+			// Of go-plugin's own command only the variables matter.
+			r.cmd.Env = append(r.cmd.Env, cmd.Env...)
+			r.cmd.Env = append(r.cmd.Env, wire.EnvLogLevel+"="+log.GetLevel().String())
+			return r, nil
+		},
+	})
+	if err := p.handshake(ctx); err != nil {
+		return nil, err
+	}
+	p.watched = make(chan struct{})
+	go p.watch()
+	return p, nil
+}
+
+// handshake starts the process and asks it what it is.
+func (p *Process) handshake(ctx context.Context) error {
+	// A context that ends kills the process, which ends the wait for it.
+	unwatch := context.AfterFunc(ctx, func() { _ = p.runner.Kill(ctx) })
+	defer unwatch()
+	begin := time.Now()
+	if _, err := p.client.Start(); err != nil {
+		return p.diagnose(ctx, time.Since(begin), err)
+	}
+	protocol, err := p.client.Client()
+	if err != nil {
+		return p.diagnose(ctx, time.Since(begin), err)
+	}
+	if p.wire, err = wire.Dispense(protocol); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, describeWait)
+	defer cancel()
+	if p.description, err = p.wire.Describe(ctx); err != nil {
+		if errors.Is(err, context.DeadlineExceeded) {
+			return fmt.Errorf("did not say what it is within %v of its start; it hangs, or it is overloaded", describeWait)
+		}
+		return err
+	}
+	if p.description.Kind != p.program.Kind {
+		return fmt.Errorf("is a %s, not a %s; use --%s for it", p.description.Kind, p.program.Kind, p.description.Kind)
+	}
+	return nil
+}
+
+// watch says so when the plugin ends without having been asked to.
+func (p *Process) watch() {
+	defer close(p.watched)
+	<-p.runner.exited
+	if !p.stopping.Load() {
+		p.log.Error("plugin ended unexpectedly", "kind", p.program.Kind, "plugin", p.program.Name, "plugin_pid", p.PID(), "how", exitText(p.runner.exit))
+	}
+}
+
+// Description is what the plugin says about itself.
+func (p *Process) Description() wire.Description { return p.description }
+
+// Path is where the plugin's binary is, or "builtin".
+func (p *Process) Path() string { return p.program.Path }
+
+// PID is the process number.
+func (p *Process) PID() int { return int(p.runner.pid.Load()) }
+
+// Exited is closed when the process has ended and has been reaped.
+func (p *Process) Exited() <-chan struct{} { return p.runner.exited }
+
+// OpenDisk opens a disk. The store's errors name the plugin.
+func (p *Process) OpenDisk(ctx context.Context, disk wire.Disk) (store.Store, error) {
+	s, err := p.wire.OpenDisk(ctx, disk)
+	if err != nil {
+		return nil, p.named(err)
+	}
+	return &namedStore{Store: s, process: p}, nil
+}
+
+// Transport returns the transport. Its errors name the plugin.
+func (p *Process) Transport() transport.Transport {
+	return &namedTransport{Transport: p.wire.Transport(), process: p}
+}
+
+// named adds which plugin an error came from: the one place that does.
+func (p *Process) named(err error) error {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return fmt.Errorf("%s %s: %w", p.program.Kind, p.program.Name, err)
+}
+
+// Stop ends the process: it closes the descriptor channel, at which a plugin
+// exits, and kills what is still there after two seconds or when ctx ends. Calls
+// under way fail with wire.ErrPluginGone. It returns once the process has been
+// reaped.
+func (p *Process) Stop(ctx context.Context) error {
+	p.stopping.Store(true)
+	_ = p.descriptors.Close()
+	select {
+	case <-p.runner.exited:
+	case <-time.After(stopWait):
+		p.log.Warn("plugin does not end by itself and is killed", "kind", p.program.Kind, "plugin", p.program.Name, "plugin_pid", p.PID())
+	case <-ctx.Done():
+	}
+	return p.end()
+}
+
+// end kills and reaps the process, if there is one, and frees everything.
+func (p *Process) end() error {
+	p.stopping.Store(true)
+	_ = p.descriptors.Close()
+	if !p.runner.started() {
+		p.runner.discard()
+		return nil
+	}
+	err := p.runner.Kill(context.Background())
+	select {
+	case <-p.runner.exited:
+	case <-time.After(killWait):
+		return errors.Join(err, fmt.Errorf("plugin %s (process %d) does not end even when killed; it hangs in the kernel", p.program.Name, p.PID()))
+	}
+	<-p.watched
+	p.client.Kill() // the process is gone: this only frees go-plugin's side
+	_ = p.runner.stdout.Close()
+	_ = p.runner.stderr.Close()
+	return err
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package host
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// runDir is the private folder in which the plugins' sockets are. A lock on a
+// file inside tells other hosts that it is in use, so that they can sweep what a
+// killed host left behind.
+type runDir struct {
+	path string
+	lock *os.File
+}
+
+const (
+	runDirPrefix = "flexnbd-run-"
+	lockName     = "host.lock"
+	socketDirs   = "plugin-dir*" // what go-plugin makes inside
+	// maxBase leaves room for what os.MkdirTemp and go-plugin append, within
+	// the 107 bytes of a Unix socket's path.
+	maxBase = 44
+	// youth is how long a folder without a lock file is taken for one whose
+	// owner has not come to it yet.
+	youth = time.Minute
+)
+
+func newRunDir(getenv func(string) string) (*runDir, error) {
+	base := runDirBase(getenv)
+	sweep(base)
+	path, err := os.MkdirTemp(base, runDirPrefix) // mode 0700
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a folder for the plugins' sockets: %w", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(path, lockName), os.O_CREATE|os.O_RDWR, 0o600)
+	if err == nil {
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil {
+		_ = lock.Close()
+		_ = os.RemoveAll(path)
+		return nil, fmt.Errorf("cannot lock %s: %w", path, err)
+	}
+	return &runDir{path: path, lock: lock}, nil
+}
+
+// runDirBase prefers the user's runtime folder, then the temporary one, then
+// /tmp, which is always short enough.
+func runDirBase(getenv func(string) string) string {
+	for _, base := range []string{getenv("XDG_RUNTIME_DIR"), getenv("TMPDIR")} {
+		if base == "" || !filepath.IsAbs(base) || len(base) > maxBase {
+			continue
+		}
+		if st, err := os.Stat(base); err == nil && st.IsDir() && unix.Access(base, unix.W_OK) == nil {
+			return base
+		}
+	}
+	return "/tmp"
+}
+
+func (d *runDir) remove() error {
+	return errors.Join(os.RemoveAll(d.path), d.lock.Close())
+}
+
+// sweep removes the folders of this user's hosts that are gone. It is a
+// courtesy: whatever goes wrong, the next start tries again.
+func sweep(base string) {
+	dirs, _ := filepath.Glob(filepath.Join(globQuote(base), runDirPrefix+"*"))
+	for _, dir := range dirs {
+		var st unix.Stat_t
+		if unix.Lstat(dir, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() {
+			continue
+		}
+		if abandoned(dir, time.Unix(st.Mtim.Unix())) {
+			_ = os.RemoveAll(dir)
+		}
+	}
+}
+
+func abandoned(dir string, changed time.Time) bool {
+	if !onlyOurs(dir) {
+		return false
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR, 0)
+	if err != nil {
+		return errors.Is(err, os.ErrNotExist) && time.Since(changed) > youth
+	}
+	defer func() { _ = lock.Close() }()
+	return unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
+}
+
+// onlyOurs keeps the sweep away from a folder that has our prefix by chance and
+// something else inside.
+func onlyOurs(dir string) bool {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return false
+	}
+	for _, e := range entries {
+		sockets, _ := filepath.Match(socketDirs, e.Name())
+		if e.Name() != lockName && !sockets {
+			return false
+		}
+	}
+	return true
+}

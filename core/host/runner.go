@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package host
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/flexnbd/flexnbd/sdk/wire"
+)
+
+// runner runs one plugin process for go-plugin, in place of go-plugin's own,
+// which would give it the host's standard input and take it for alive as long as
+// any grandchild holds its output.
+//
+// One goroutine, the reaper, waits for the process and closes exited; everybody
+// else waits for that.
+type runner struct {
+	program Program
+	cmd     *exec.Cmd
+	child   *os.File // the plugin's end of the descriptor channel, until Start
+
+	stdout, stderr *output
+	pid            atomic.Int32  // 0 until Start
+	killed         atomic.Bool   // Kill was called before it ended
+	exited         chan struct{} // closed by the reaper
+	exit           error         // nil, or how it ended; valid once exited is closed
+}
+
+// lastWords is how long the output is still read after the process has ended,
+// in case a grandchild holds it open.
+const lastWords = 500 * time.Millisecond
+
+func newRunner(program Program, child *os.File) (*runner, error) {
+	cmd := exec.Command(program.exe)
+	cmd.Args = program.args
+	cmd.Env = append(environment(), wire.EnvDescriptorChannel+"=3")
+	cmd.Dir = "/" // a plugin keeps no file system from being unmounted
+	cmd.ExtraFiles = []*os.File{child}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	r := &runner{program: program, cmd: cmd, child: child, exited: make(chan struct{})}
+	var err error
+	if r.stdout, cmd.Stdout, err = newOutput(); err != nil {
+		return nil, err
+	}
+	if r.stderr, cmd.Stderr, err = newOutput(); err != nil {
+		_ = r.stdout.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// Start starts the process and its reaper.
+func (r *runner) Start(context.Context) error {
+	err := r.cmd.Start()
+	// The child has its own copies now; with ours open we would never see the
+	// end of the files.
+	_ = r.cmd.Stdout.(*os.File).Close()
+	_ = r.cmd.Stderr.(*os.File).Close()
+	_ = r.child.Close()
+	if err != nil {
+		return err
+	}
+	r.pid.Store(int32(r.cmd.Process.Pid))
+	go r.reap()
+	if r.killed.Load() { // the start was given up meanwhile
+		return r.Kill(context.Background())
+	}
+	return nil
+}
+
+// discard frees a runner that was never started, or whose start failed.
+func (r *runner) discard() {
+	for _, f := range []any{r.cmd.Stdout, r.cmd.Stderr, r.child, r.stdout, r.stderr} {
+		_ = f.(io.Closer).Close() // closing twice is harmless
+	}
+}
+
+// started says whether there is, or was, a process.
+func (r *runner) started() bool { return r.pid.Load() != 0 }
+
+// reap waits for the process to end, kills what is left of its group, and only
+// then frees its number, so that the signal can't reach a stranger.
+func (r *runner) reap() {
+	pid := int(r.pid.Load())
+	for {
+		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	_ = unix.Kill(-pid, unix.SIGKILL)
+	r.exit = r.cmd.Wait()
+	deadline := time.Now().Add(lastWords)
+	r.stdout.expire(deadline)
+	r.stderr.expire(deadline)
+	close(r.exited)
+}
+
+// Wait waits for the reaper.
+func (r *runner) Wait(context.Context) error {
+	<-r.exited
+	return r.exit
+}
+
+// Kill kills the process group at once, or as soon as it is started. SIGKILL
+// also ends a stopped process.
+func (r *runner) Kill(context.Context) error {
+	select {
+	case <-r.exited:
+		return nil
+	default:
+	}
+	r.killed.Store(true)
+	pid := int(r.pid.Load())
+	if pid == 0 {
+		return nil
+	}
+	if err := unix.Kill(-pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("cannot kill process group %d: %w", pid, err)
+	}
+	return nil
+}
+
+// wasKilled says whether the process, which has ended, ended by Kill and not by
+// itself.
+func (r *runner) wasKilled() bool {
+	var exit *exec.ExitError
+	if !r.killed.Load() || !errors.As(r.exit, &exit) {
+		return false
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
+}
+
+// The rest of go-plugin's runner.Runner.
+
+func (r *runner) Stdout() io.ReadCloser           { return r.stdout }
+func (r *runner) Stderr() io.ReadCloser           { return r.stderr }
+func (r *runner) Name() string                    { return r.program.Name }
+func (r *runner) Diagnose(context.Context) string { return "" } // see diagnose.go
+
+func (r *runner) ID() string {
+	if !r.started() {
+		return ""
+	}
+	return strconv.Itoa(int(r.pid.Load()))
+}
+
+func (r *runner) PluginToHost(network, addr string) (string, string, error) {
+	return network, addr, nil
+}
+
+func (r *runner) HostToPlugin(network, addr string) (string, string, error) {
+	return network, addr, nil
+}
+
+// output is the reading end of a plugin's standard output or error. It remembers
+// the beginning and the end of what went by, for the message when a start fails.
+type output struct {
+	pipe *os.File
+
+	mu   sync.Mutex
+	head []byte
+	tail []byte
+}
+
+// remembered is how much of each end is kept, in bytes.
+const remembered = 1024
+
+func newOutput() (*output, *os.File, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot make a pipe for a plugin's output: %w", err)
+	}
+	return &output{pipe: r}, w, nil
+}
+
+// Read ends with io.EOF also when the time for last words is over.
+func (o *output) Read(p []byte) (int, error) {
+	n, err := o.pipe.Read(p)
+	o.mu.Lock()
+	if room := remembered - len(o.head); room > 0 {
+		o.head = append(o.head, p[:min(room, n)]...)
+	}
+	o.tail = append(o.tail, p[:n]...)
+	if extra := len(o.tail) - remembered; extra > 0 {
+		o.tail = append(o.tail[:0], o.tail[extra:]...)
+	}
+	o.mu.Unlock()
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, os.ErrClosed) {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// Close closes the reading end.
+func (o *output) Close() error { return o.pipe.Close() }
+
+func (o *output) expire(t time.Time) { _ = o.pipe.SetReadDeadline(t) }
+
+// firstLine returns the first line that was read, without its end.
+func (o *output) firstLine() (line string, any bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	first, _, _ := bytes.Cut(o.head, []byte{'\n'})
+	return string(first), len(o.head) > 0
+}
+
+// lastLine returns the last line that was read.
+func (o *output) lastLine() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	lines := bytes.Split(bytes.TrimRight(o.tail, "\n"), []byte{'\n'})
+	return string(lines[len(lines)-1])
+}

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+//go:build !debug
+
+package logging_test
+
+// What --verbose shows in a build without the tag "debug".
+const (
+	verboseLetters = "IWEF"
+	debugBuild     = false
+)

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/flexnbd/flexnbd/core/acl"
+	"github.com/flexnbd/flexnbd/core/export"
+	"github.com/flexnbd/flexnbd/core/session"
+	"github.com/flexnbd/flexnbd/sdk/transport"
+)
+
+// Config is what a server needs. All of it outlives Run.
+type Config struct {
+	Listener transport.Listener
+	Export   *export.Export
+	// ACL says who is served; anyone else is disconnected at once.
+	ACL acl.List
+	// MaxClients bounds the connections, those in their handshake included. A
+	// further one is closed at once.
+	MaxClients int
+	// Abandon makes every call of the Export's Store fail, now and later.
+	Abandon func()
+	// StopTimeout bounds how long requests in flight may take to finish once
+	// the server stops. 0 means [DefaultStopTimeout].
+	StopTimeout time.Duration
+	// HandshakeTimeout is session.Config's.
+	HandshakeTimeout time.Duration
+	Log              hclog.Logger
+}
+
+// DefaultStopTimeout is shorter than what service managers allow.
+const DefaultStopTimeout = 20 * time.Second
+
+// flushTimeout bounds the flush after the last session has ended.
+const flushTimeout = 20 * time.Second
+
+// Server serves one disk. Run it once.
+type Server struct {
+	config  Config
+	clients atomic.Int64
+	last    int64 // number of the newest client; the acceptor's own
+}
+
+// New makes a server that does nothing until Run.
+func New(config Config) *Server {
+	if config.StopTimeout == 0 {
+		config.StopTimeout = DefaultStopTimeout
+	}
+	return &Server{config: config}
+}
+
+// Clients is how many connections there are.
+func (s *Server) Clients() int { return int(s.clients.Load()) }
+
+// Run serves until stop ends, then shuts down as the package comment says. The
+// error is nil when everything that was acknowledged is durable. Not being able
+// to accept any more also ends it, with an error.
+func (s *Server) Run(stop, force context.Context) error {
+	cutting, cut := context.WithCancel(context.WithoutCancel(force))
+	defer cut()
+	stopping := make(chan struct{})
+
+	var sessions sync.WaitGroup
+	acceptErr := s.accept(stop, cutting, stopping, &sessions)
+	if acceptErr != nil {
+		s.config.Log.Error("no more clients can connect", "error", acceptErr)
+	}
+	close(stopping)
+	err := s.finish(force, &sessions, cut)
+	return errors.Join(acceptErr, err)
+}
+
+// accept admits clients until stop ends.
+func (s *Server) accept(stop, cutting context.Context, stopping <-chan struct{}, sessions *sync.WaitGroup) error {
+	defer func() { _ = s.config.Listener.Close() }()
+	for {
+		conn, err := s.config.Listener.Accept(stop)
+		if stop.Err() != nil {
+			if err == nil {
+				_ = conn.Socket.Close()
+			}
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if why := s.turnAway(conn.Peer); why != "" {
+			s.config.Log.Warn("client turned away: "+why, "peer", conn.Peer.Address)
+			_ = conn.Socket.Close()
+			continue
+		}
+		s.clients.Add(1)
+		s.last++
+		name := fmt.Sprintf("client-%d", s.last)
+		sessions.Go(func() {
+			defer s.clients.Add(-1)
+			s.serve(cutting, stopping, s.config.Log.ResetNamed(name), conn)
+		})
+	}
+}
+
+// turnAway says why a peer is not served, or nothing.
+func (s *Server) turnAway(peer transport.Peer) string {
+	switch {
+	case !s.config.ACL.Allows(peer):
+		return "the access list does not allow it"
+	case s.clients.Load() >= int64(s.config.MaxClients):
+		return fmt.Sprintf("%d clients are connected already; see --max-clients", s.config.MaxClients)
+	}
+	return ""
+}
+
+// serve runs one session.
+func (s *Server) serve(ctx context.Context, stopping <-chan struct{}, log hclog.Logger, conn transport.Conn) {
+	log.Info("connected", "peer", conn.Peer.Address, "network", conn.Peer.Network)
+	err := session.Serve(ctx, conn.Socket, session.Config{
+		Export:           s.config.Export,
+		Log:              log,
+		Stopping:         stopping,
+		HandshakeTimeout: s.config.HandshakeTimeout,
+	})
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		log.Warn("client dropped", "peer", conn.Peer.Address, "reason", err)
+		return
+	}
+	log.Info("disconnected", "peer", conn.Peer.Address)
+}
+
+// finish waits for the sessions, or cuts them off, then flushes.
+func (s *Server) finish(force context.Context, sessions *sync.WaitGroup, cut context.CancelFunc) error {
+	done := make(chan struct{})
+	go func() { sessions.Wait(); close(done) }()
+	timeout := time.NewTimer(s.config.StopTimeout)
+	defer timeout.Stop()
+	select {
+	case <-done:
+		return s.flush(force)
+	case <-timeout.C:
+		s.config.Log.Warn("requests in flight do not finish and are given up", "after", s.config.StopTimeout, "clients", s.Clients())
+	case <-force.Done():
+		s.config.Log.Warn("connections are cut", "clients", s.Clients())
+	}
+	cut()
+	s.config.Abandon()
+	<-done
+	return errors.New("stopped before every request had finished; what was not flushed may be lost")
+}
+
+func (s *Server) flush(force context.Context) error {
+	if s.config.Export.ReadOnly() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(force, flushTimeout)
+	defer cancel()
+	if err := s.config.Export.Flush(ctx); err != nil {
+		s.config.Abandon()
+		return fmt.Errorf("flush before the end: %w", err)
+	}
+	return nil
+}

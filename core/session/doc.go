@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package session is one client connection, seen from the server: the handshake,
+// then the transmission phase, then an orderly end.
+//
+//	err := session.Serve(ctx, conn, session.Config{Export: e, Log: log, Stopping: stopping})
+//
+// Serve returns when the connection is closed and everything that it started has
+// ended. handshake.go ends with what was agreed on; nothing behind it handles
+// options. transmission.go reads requests and validates each of them once, in
+// validate.go; below that there are only assertions.
+//
+// # Who does what
+//
+//	           reader                      queue                  writer
+//	socket -> decode, validate -> submit -> (gate, maps, lane) -> sink -> outbox -> socket
+//
+// The reader is the goroutine that called Serve. It owns the socket's read side,
+// collects the requests that have arrived into a batch and submits them with one
+// call before it waits for anything. Completed requests come back through the
+// queue's sink, on any goroutine; the sink turns them into replies and puts
+// those into the outbox, which never blocks. The writer owns the socket's write
+// side and sends whatever is in the outbox with one system call. So nobody waits
+// for the client while a request of his is inside the export's gate.
+//
+// # What bounds memory
+//
+// A connection has at most maxRequests requests between their header's arrival
+// and the last byte of their reply, and their payload comes out of the queue's
+// budget. When either is used up the reader stops reading: a client that does
+// not take its replies fills its own budget and nothing else. Requests longer
+// than wire.MaxPayload pass in pieces; a long read that has to leave as one run
+// of bytes is streamed through two pieces (stream.go), one such read at a time.
+//
+// # Locks
+//
+// The outbox's mutex is a leaf: nothing is called while it is held. A call's
+// counters are atomic.
+package session

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package session
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/flexnbd/flexnbd/core/export"
+)
+
+// Config is what a session needs besides its connection.
+type Config struct {
+	// Export is the disk. It outlives the session.
+	Export *export.Export
+	// Log is named after the client.
+	Log hclog.Logger
+	// Stopping is closed when the server shuts down. From then on new requests
+	// are refused with ESHUTDOWN, and once those before have been answered the
+	// connection is closed.
+	Stopping <-chan struct{}
+	// HandshakeTimeout cuts a handshake that takes longer. 0 means
+	// [DefaultHandshakeTimeout].
+	HandshakeTimeout time.Duration
+}
+
+// Times.
+const (
+	// DefaultHandshakeTimeout is what qemu allows too. Without a limit,
+	// connections that never say anything would use up the server.
+	DefaultHandshakeTimeout = 10 * time.Second
+	// sendTimeout bounds how long the last replies may take once the client
+	// sends nothing any more.
+	sendTimeout = 30 * time.Second
+	// lingerTimeout is how long the close waits for the client to close too,
+	// so that replies it has not read yet are not destroyed by a reset.
+	lingerTimeout = time.Second
+)
+
+// readBuffer holds the headers of a thousand requests. Payloads longer than that
+// bypass it.
+const readBuffer = 32 << 10
+
+// Serve talks to one client until it leaves, breaks the protocol, or the server
+// stops, and closes conn. When ctx ends the connection is cut.
+//
+// The error is nil when the client left by the rules or the server stopped;
+// otherwise it says what went wrong, for the log.
+func Serve(ctx context.Context, conn net.Conn, config Config) error {
+	if config.HandshakeTimeout == 0 {
+		config.HandshakeTimeout = DefaultHandshakeTimeout
+	}
+	cut := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer cut()
+	defer func() { _ = conn.Close() }()
+
+	in := bufio.NewReaderSize(conn, readBuffer)
+	agreed, err := negotiate(conn, in, config)
+	if err != nil || agreed == nil {
+		return describe(ctx, "handshake", err)
+	}
+	t := newTransmission(ctx, conn, in, config, agreed)
+	err = t.run()
+	linger(conn)
+	return describe(ctx, "transmission", err)
+}
+
+// linger closes the write side and waits for the client to close its own: data
+// that arrives at a closed socket makes the kernel send a reset, which destroys
+// replies on their way.
+func linger(conn net.Conn) {
+	half, ok := conn.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(lingerTimeout))
+	_, _ = io.Copy(io.Discard, conn)
+}
+
+// describe makes the error that Serve returns of one that ended a phase.
+func describe(ctx context.Context, phase string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("%s: cut off by the server", phase)
+	case errors.Is(err, io.EOF):
+		return nil // left without a word, as many clients do
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("%s: the client took too long", phase)
+	}
+	return fmt.Errorf("%s: %w", phase, err)
+}

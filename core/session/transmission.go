@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package session
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/flexnbd/flexnbd/core/export"
+	"github.com/flexnbd/flexnbd/core/nbd"
+	"github.com/flexnbd/flexnbd/sdk/wire"
+)
+
+// maxRequests bounds the requests of one connection that have not been answered.
+// Linux's client has at most 128 in flight.
+const maxRequests = 256
+
+// transmission is the transmission phase of one connection.
+type transmission struct {
+	ctx    context.Context // ends when the server cuts the connection
+	conn   net.Conn
+	in     *bufio.Reader
+	export *export.Export
+	agreed *agreement
+	log    hclog.Logger
+
+	queue  wire.Queue
+	batch  []*wire.Request // read, not yet submitted; the reader's own
+	outbox *outbox
+
+	slots   chan struct{}  // one token for each request that is not answered
+	tasks   sync.WaitGroup // goroutines that work on one request each
+	streams chan struct{}  // holds the token of the one streamed read
+
+	stopping atomic.Bool  // the server shuts down
+	active   atomic.Int64 // requests accepted and not answered
+	stop     <-chan struct{}
+	fatal    atomic.Pointer[error] // why the connection has to end
+}
+
+func newTransmission(ctx context.Context, conn net.Conn, in *bufio.Reader, config Config, agreed *agreement) *transmission {
+	t := &transmission{
+		ctx:     ctx,
+		conn:    conn,
+		in:      in,
+		export:  config.Export,
+		agreed:  agreed,
+		log:     config.Log,
+		outbox:  newOutbox(),
+		slots:   make(chan struct{}, maxRequests),
+		streams: make(chan struct{}, 1),
+		stop:    config.Stopping,
+	}
+	t.queue = t.export.NewQueue(ctx, t.sink)
+	return t
+}
+
+// run is the whole phase. When it returns, every request has been carried out,
+// every reply that the client would take has been sent, and nothing runs any
+// more.
+func (t *transmission) run() error {
+	var writers sync.WaitGroup
+	w := &writer{conn: t.conn, outbox: t.outbox, sent: t.sent, broken: t.fail}
+	writers.Go(w.run)
+	done := make(chan struct{})
+	var watchers sync.WaitGroup
+	watchers.Go(func() { t.watchStop(done) })
+
+	err := t.receive()
+
+	_ = t.conn.SetWriteDeadline(time.Now().Add(sendTimeout))
+	t.submit()
+	t.tasks.Wait()
+	closeErr := t.queue.Close() // waits for what is in flight
+	t.outbox.close()
+	writers.Wait()
+	close(done)
+	watchers.Wait()
+	return errors.Join(t.reason(err), closeErr)
+}
+
+// reason is why the phase ended: what failed first, not what failed because of
+// it.
+func (t *transmission) reason(received error) error {
+	if fatal := t.fatal.Load(); fatal != nil {
+		return *fatal
+	}
+	if t.stopping.Load() && errors.Is(received, os.ErrDeadlineExceeded) {
+		return nil // watchStop woke the reader
+	}
+	return received
+}
+
+// fail ends the connection: the reader is woken and finds nothing more to read.
+func (t *transmission) fail(err error) {
+	t.fatal.CompareAndSwap(nil, &err)
+	t.wakeReader()
+}
+
+func (t *transmission) wakeReader() { _ = t.conn.SetReadDeadline(time.Unix(1, 0)) }
+
+// watchStop waits for the server to stop or for done.
+func (t *transmission) watchStop(done <-chan struct{}) {
+	select {
+	case <-done:
+		return
+	case <-t.stop:
+	}
+	t.stopping.Store(true)
+	t.leaveIfIdle()
+}
+
+// leaveIfIdle ends the phase of a stopping server once the requests that were
+// accepted before have been answered.
+func (t *transmission) leaveIfIdle() {
+	if t.stopping.Load() && t.active.Load() == 0 {
+		t.wakeReader()
+	}
+}
+
+// receive reads requests until the client leaves or the connection breaks. It is
+// the only one who reads from the socket.
+func (t *transmission) receive() error {
+	for {
+		r, err := t.nextRequest()
+		switch {
+		case errors.Is(err, nbd.ErrMagic):
+			if t.takeSlot() == nil { // it may understand an answer
+				t.refuse(newCall(t, r), &refusal{nbd.EINVAL, "the request has a wrong magic number"})
+			}
+			return err
+		case err != nil:
+			return err
+		case r.Command == nbd.CmdDisc:
+			return nil
+		}
+		if err := t.takeSlot(); err != nil {
+			return err
+		}
+		if err := t.handle(newCall(t, r)); err != nil {
+			return err
+		}
+	}
+}
+
+// nextRequest returns the next header. What was read before is submitted first
+// if there is none to be had without waiting.
+func (t *transmission) nextRequest() (nbd.Request, error) {
+	if t.in.Buffered() < nbd.RequestSize {
+		t.submit()
+	}
+	b, err := t.in.Peek(nbd.RequestSize)
+	if err != nil {
+		if errors.Is(err, io.EOF) && len(b) > 0 {
+			err = fmt.Errorf("the client left in the middle of a request: %w", io.ErrUnexpectedEOF)
+		}
+		return nbd.Request{}, err
+	}
+	r, err := nbd.DecodeRequest(b)
+	_, _ = t.in.Discard(nbd.RequestSize)
+	return r, err
+}
+
+// takeSlot waits until there are fewer than maxRequests to be answered.
+func (t *transmission) takeSlot() error {
+	select {
+	case t.slots <- struct{}{}:
+		return nil
+	default:
+	}
+	t.submit()
+	select {
+	case t.slots <- struct{}{}:
+		return nil
+	case <-t.ctx.Done():
+		return t.ctx.Err()
+	}
+}
+
+// handle carries a request out, or refuses it. An error ends the connection.
+func (t *transmission) handle(c *call) error {
+	bad := t.validate(c.request)
+	if bad == nil && t.stopping.Load() {
+		bad = &refusal{nbd.ESHUTDOWN, "the server shuts down"}
+	}
+	if bad != nil {
+		if c.request.Command == nbd.CmdWrite { // no other command has a payload
+			if err := t.discard(int64(c.request.Length)); err != nil {
+				return err
+			}
+		}
+		t.refuse(c, bad)
+		return nil
+	}
+	c.accepted = true
+	t.active.Add(1)
+	if c.request.Length == 0 && c.request.Command != nbd.CmdFlush {
+		c.finish()
+		return nil
+	}
+	switch c.request.Command {
+	case nbd.CmdRead:
+		return t.read(c)
+	case nbd.CmdWrite:
+		return t.write(c)
+	case nbd.CmdFlush:
+		t.batch = append(t.batch, &c.add(wire.OpFlush, 0, 0, nil).request)
+		c.finish()
+	case nbd.CmdTrim, nbd.CmdWriteZeroes:
+		t.zero(c)
+	case nbd.CmdBlockStatus:
+		t.tasks.Go(func() { t.blockStatus(c) })
+	default:
+		panic("session: a command that was not validated: " + c.request.Command.String())
+	}
+	return nil
+}
+
+// refuse answers a request that is not carried out.
+func (t *transmission) refuse(c *call, bad *refusal) {
+	t.log.Info("request refused", "command", c.request.Command, "offset", c.request.Offset, "length", c.request.Length, "errno", bad.errno, "why", bad.why)
+	t.outbox.put(c.errorReply(bad.errno, bad.why))
+}
+
+// midway makes the error of a connection that ended inside a payload.
+// It returns nil for nil.
+func midway(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("the client left in the middle of a write's payload: %w", io.ErrUnexpectedEOF)
+	}
+	return err
+}
+
+// submit hands the batch to the queue.
+func (t *transmission) submit() {
+	if len(t.batch) == 0 {
+		return
+	}
+	t.queue.Submit(t.batch)
+	clear(t.batch)
+	t.batch = t.batch[:0]
+}
+
+// borrow returns payload memory. The batch goes out before it waits, since the
+// memory it holds may be what is waited for.
+func (t *transmission) borrow(n int) (*wire.Payload, error) {
+	if p := t.queue.TryBorrow(n); p != nil {
+		return p, nil
+	}
+	t.submit()
+	return t.queue.Borrow(t.ctx, n)
+}
+
+// sink receives what the queue has completed. It must not block.
+func (t *transmission) sink(done []*wire.Request) {
+	for _, r := range done {
+		r.Owner.(owner).completed()
+	}
+}
+
+// owner is the Owner of every request that a session submits.
+type owner interface{ completed() }
+
+// sent is called by the writer for every reply once it has been sent, or could
+// not be.
+func (t *transmission) sent(r *reply) {
+	if r.payload != nil {
+		t.queue.Return(r.payload)
+	}
+	if r.call == nil {
+		return
+	}
+	if r.call.accepted {
+		t.active.Add(-1)
+		t.leaveIfIdle()
+	}
+	<-t.slots
+}

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package session
+
+import (
+	"github.com/flexnbd/flexnbd/core/export"
+	"github.com/flexnbd/flexnbd/sdk/wire"
+)
+
+// zero starts a TRIM or a WRITE_ZEROES, which may be up to 4 GiB long. A long one
+// passes the gate piece by piece, one after the other, on a goroutine of its own.
+func (t *transmission) zero(c *call) {
+	if c.request.Length <= export.MaxZeroPiece {
+		t.batch = append(t.batch, &c.add(wire.OpZero, int64(c.request.Offset), int64(c.request.Length), nil).request)
+		c.finish()
+		return
+	}
+	t.tasks.Go(func() {
+		off, left := int64(c.request.Offset), int64(c.request.Length)
+		for left > 0 {
+			n := min(left, export.MaxZeroPiece)
+			w := newWaiter(wire.Request{Op: wire.OpZero, Flags: c.flags(), Offset: off, Length: n})
+			t.queue.Submit([]*wire.Request{&w.request})
+			if err := w.wait(); err != nil {
+				c.fail(err)
+				break
+			}
+			off, left = off+n, left-n
+		}
+		c.finish()
+	})
+}

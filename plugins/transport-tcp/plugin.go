@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package tcp
+
+import "github.com/flexnbd/flexnbd/sdk"
+
+// Plugin describes the transport to the SDK: all that a main needs.
+func Plugin() sdk.Transport {
+	return sdk.Transport{Name: "tcp", Version: sdk.Version, Transport: New()}
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sdk
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-plugin"
+	"golang.org/x/sys/unix"
+
+	"github.com/flexnbd/flexnbd/sdk/store"
+	"github.com/flexnbd/flexnbd/sdk/transport"
+	"github.com/flexnbd/flexnbd/sdk/wire"
+)
+
+// Version is the SDK's own version. Hosts show it beside the plugin's.
+const Version = "0.1.0"
+
+// Disk says which disk a backend is to open.
+type Disk = wire.Disk
+
+// Backend describes a backend plugin.
+type Backend struct {
+	// Name is what operators write after --backend: 1 to 64 of a-z, 0-9, "-".
+	// The binary is called flexnbd-backend-NAME.
+	Name string
+	// Version is the plugin's own, at most 64 bytes.
+	Version string
+	// Open opens a disk. It must not return a store that it cannot serve: a
+	// wrong location or option is an error here, worded for the operator. The
+	// store outlives ctx.
+	Open func(ctx context.Context, disk Disk) (store.Store, error)
+}
+
+// Transport describes a transport plugin.
+type Transport struct {
+	// Name is what operators write after --transport; as for a [Backend]. The
+	// binary is called flexnbd-transport-NAME.
+	Name string
+	// Version is the plugin's own, at most 64 bytes.
+	Version string
+	// Transport does the work.
+	Transport transport.Transport
+}
+
+// ServeBackend serves the backend to the host that started this process. It
+// does not return.
+func ServeBackend(b Backend) {
+	serve(wire.Served{
+		Description: wire.Description{Kind: wire.KindBackend, Name: b.Name, Version: b.Version, SDKVersion: Version},
+		Open:        b.Open,
+	})
+}
+
+// ServeTransport serves the transport to the host that started this process. It
+// does not return.
+func ServeTransport(t Transport) {
+	serve(wire.Served{
+		Description: wire.Description{Kind: wire.KindTransport, Name: t.Name, Version: t.Version, SDKVersion: Version},
+		Transport:   t.Transport,
+	})
+}
+
+func serve(s wire.Served) {
+	if err := s.Description.Check(); err != nil {
+		fail(fmt.Errorf("this plugin describes itself wrongly: %w", err))
+	}
+	if os.Getenv(wire.Handshake.MagicCookieKey) != wire.Handshake.MagicCookieValue {
+		fail(fmt.Errorf("this is flexnbd's %s plugin %q, version %s; flexnbd starts it by itself: flexnbd serve --%s %s",
+			s.Description.Kind, s.Description.Name, s.Description.Version, s.Description.Kind, os.Args[0]))
+	}
+	nameProcess(s.Description.Kind.String() + "-" + s.Description.Name)
+	stdout, err := guardStdout()
+	if err != nil {
+		fail(err)
+	}
+	s.Descriptors, err = openDescriptorChannel()
+	if err != nil {
+		fail(err)
+	}
+	if s.Descriptors != nil {
+		outliveSignals()
+		go exitWithHost(s.Descriptors)
+	}
+
+	config := wire.ServeConfig(s)
+	config.Logger = newLogger("go-plugin")
+	os.Stdout = stdout // for go-plugin's handshake line; it then puts a pipe to the host's log here
+	plugin.Serve(config)
+	os.Exit(0)
+}
+
+func fail(err error) {
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
+}
+
+// guardStdout keeps the real standard output for the handshake and sends
+// everything that the plugin or its libraries print there, from Go or from C,
+// to standard error: one stray line would break the start.
+func guardStdout() (*os.File, error) {
+	fd, err := unix.FcntlInt(1, unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, fmt.Errorf("standard output is not open; a plugin is started by flexnbd: %w", err)
+	}
+	if err := unix.Dup3(2, 1, 0); err != nil {
+		return nil, fmt.Errorf("cannot redirect standard output: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "stdout"), nil
+}
+
+// openDescriptorChannel takes over the inherited end. A process that a debugger
+// started has none, which is no error: only sockets cannot be passed then.
+func openDescriptorChannel() (*wire.DescriptorChannel, error) {
+	value := os.Getenv(wire.EnvDescriptorChannel)
+	if value == "" {
+		return nil, nil
+	}
+	fd, err := strconv.Atoi(value)
+	if err != nil || fd < 3 {
+		return nil, fmt.Errorf("%s=%q is no descriptor number; it is set by flexnbd", wire.EnvDescriptorChannel, value)
+	}
+	unix.CloseOnExec(fd) // no grandchild may keep the host's end alive
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, fmt.Errorf("descriptor channel %d: %w", fd, err)
+	}
+	return wire.NewDescriptorChannel(os.NewFile(uintptr(fd), "descriptor-channel"))
+}
+
+// exitWithHost ends this process once the host has closed its end, on purpose
+// or by dying, even by SIGKILL. What was acknowledged is safe: a Store does not
+// acknowledge what it has only in its own memory, unless it said so in
+// Info.Survives. The one goroutine that nobody waits for: it ends the process.
+func exitWithHost(channel *wire.DescriptorChannel) {
+	<-channel.Done()
+	os.Exit(0)
+}
+
+// outliveSignals lets the host alone decide when this process ends. A service
+// manager that stops the host sends SIGTERM to every process of the service, and
+// the host still needs its plugins to finish what is in flight. The signals are
+// caught and forgotten, not ignored, since children would inherit the latter.
+func outliveSignals() {
+	signal.Notify(make(chan os.Signal, 1), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+}
+
+// nameProcess makes ps and pstree show the plugin's name where the kernel would
+// show "exe", since stock plugins are run from /proc/self/exe.
+func nameProcess(name string) {
+	_ = os.WriteFile("/proc/self/comm", []byte(name), 0) // cosmetic
+}
+
+// Logger returns a logger whose lines appear in the host's log, under the
+// plugin's name and with the place in the plugin's source. Use it freely; at
+// levels that the host does not print it costs next to nothing.
+func Logger() hclog.Logger { return newLogger("") }
+
+func newLogger(name string) hclog.Logger {
+	level := hclog.LevelFromString(os.Getenv(wire.EnvLogLevel))
+	if level == hclog.NoLevel {
+		level = hclog.Warn
+	}
+	return hclog.New(&hclog.LoggerOptions{
+		Name:            name,
+		Level:           level,
+		Output:          stderr,
+		JSONFormat:      true,
+		IncludeLocation: true,
+	})
+}
+
+// stderr is the real standard error; go-plugin puts a pipe in os.Stderr.
+var stderr = os.Stderr

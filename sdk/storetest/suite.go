@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package storetest
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/flexnbd/flexnbd/sdk/store"
+)
+
+// Factory opens a fresh disk of size bytes that reads as zeroes everywhere, or
+// ends the test. The suite closes the disk when the test is over; whatever else
+// there is to clear away is the factory's, with t.Cleanup. Several disks may be
+// open at once.
+type Factory func(t testing.TB, size int64) store.Store
+
+// Suite is the factory and what the suite has to know about its disks.
+type Suite struct {
+	Open Factory
+
+	// FixedSize, when not 0, says that Open makes every disk this many bytes
+	// long, whatever it is asked for. At least 1 MiB and a multiple of
+	// SizeUnit. Clauses about other sizes are left out.
+	FixedSize int64
+
+	// SizeUnit, when not 0, says that a disk's size is a multiple of it, at
+	// most 64 KiB. Stores that refuse unaligned requests need at least their
+	// MinBlock.
+	SizeUnit int64
+
+	// Seed makes the random operations the same as in the run that printed
+	// it. 0 takes a new one.
+	Seed uint64
+}
+
+// Run checks the disks that open makes. It is short for Suite{Open: open}.Run(t).
+func Run(t *testing.T, open Factory) {
+	t.Helper()
+	Suite{Open: open}.Run(t)
+}
+
+// Run checks every clause that applies to the suite's disks, each in a subtest.
+func (s Suite) Run(t *testing.T) {
+	t.Helper()
+	b := newBench(t, s)
+	for _, c := range clauses {
+		if c.applies(b) {
+			t.Run(c.name, func(t *testing.T) { c.check(t, b) })
+		}
+	}
+}
+
+const (
+	// leastFixed is the smallest FixedSize, in bytes: sixteen of the largest
+	// blocks.
+	leastFixed = 16 * store.MaxMinBlock
+	// sizeLarge takes a request of more than 32 MiB, the largest that NBD
+	// clients commonly send.
+	sizeLarge = 34 << 20
+)
+
+// usual is the size of most disks, in bytes: small, since there are many of
+// them and most clauses read them whole again and again, but at least sixteen
+// blocks.
+func (b *bench) usual() int64 { return max(256<<10, 16*b.unit) }
+
+// clause is one sentence of the contract.
+type clause struct {
+	name  string
+	on    func(b *bench) bool // whether it applies; nil: to every writable disk
+	check func(t testing.TB, b *bench)
+}
+
+func (c clause) applies(b *bench) bool {
+	if c.on != nil {
+		return c.on(b)
+	}
+	return !b.info.ReadOnly
+}
+
+// clauses is the contract, in the order in which a backend grows.
+var clauses = []clause{
+	{"InfoIsPossibleAndDoesNotChange", always, infoIsPossibleAndDoesNotChange},
+	{"CloseSucceeds", always, closeSucceeds},
+	{"FreshDiskReadsZeroIntoWholeBuffer", always, freshDiskReadsZero},
+	{"WritesReadBack", nil, writesReadBack},
+	{"WriteChangesItsRangeOnly", nil, writeChangesItsRangeOnly},
+	{"ZeroLengthRequestsDoNothing", nil, zeroLengthRequestsDoNothing},
+	{"EveryByteOfAnOddSizeIsThere", anySize, everyByteOfAnOddSizeIsThere},
+	{"DiskOfNoBytesWorks", anySize, diskOfNoBytesWorks},
+	{"LargeRequestsPassWhole", nil, largeRequestsPassWhole},
+	{"UnalignedRequestsAreHandled", handlesUnaligned, unalignedRequestsAreHandled},
+
+	{"PunchedRangeReadsZero", nil, punchedRangeReadsZero},
+	{"PunchChangesItsRangeOnly", nil, punchChangesItsRangeOnly},
+	{"FastPunchSucceedsOrChangesNothing", nil, fastPunchSucceedsOrChangesNothing},
+	{"KeepAllocatedPunchIsHonouredIfAnnounced", nil, keepAllocatedPunchIsHonoured},
+	{"DiscardChangesItsRangeOnly", nil, discardChangesItsRangeOnly},
+
+	{"ExtentsAreContiguousAndInRange", always, extentsAreContiguous},
+	{"ExtentsCoverTheDiskInTurns", always, extentsCoverTheDisk},
+	{"ZeroExtentsReadAsZero", nil, zeroExtentsReadAsZero},
+	{"ExtentsAreAllDataUnlessAnnounced", noExtents, extentsAreAllData},
+
+	{"FlushSucceedsAndKeepsData", always, flushSucceedsAndKeepsData},
+	{"FUAIsAcceptedIfAnnounced", nil, fuaIsAccepted},
+
+	{"BuffersAreNotKept", nil, buffersAreNotKept},
+	{"WriteDoesNotChangeItsBuffer", nil, writeDoesNotChangeItsBuffer},
+
+	{"EndedContextReturnsPromptly", always, endedContextReturnsPromptly},
+	{"CancelledWriteDoesNotLandLater", nil, cancelledWriteDoesNotLandLater},
+
+	{"RandomOperationsMatchAModel", nil, randomOperationsMatchAModel},
+	{"ConcurrentNeighboursDoNotDisturbEachOther", nil, concurrentNeighbours},
+	{"OverlappingWritesLeaveBytesOfOne", nil, overlappingWrites},
+
+	{"ReadOnlyDiskRefusesChanges", readOnly, readOnlyDiskRefusesChanges},
+}
+
+func always(*bench) bool             { return true }
+func readOnly(b *bench) bool         { return b.info.ReadOnly }
+func anySize(b *bench) bool          { return b.FixedSize == 0 && !b.info.ReadOnly }
+func noExtents(b *bench) bool        { return !b.info.CanExtents }
+func handlesUnaligned(b *bench) bool { return b.unit == 1 && !b.info.ReadOnly }
+
+// bench is a suite on its way: what the first disk said, and the seed.
+type bench struct {
+	Suite
+	info     store.Info
+	unit     int64         // every offset and length is a multiple of it
+	noise    []byte        // see newNoise
+	patience time.Duration // for calls that have to return promptly
+}
+
+// newBench opens one disk to learn which clauses apply.
+func newBench(t testing.TB, s Suite) *bench {
+	t.Helper()
+	if s.FixedSize != 0 && s.FixedSize < leastFixed {
+		t.Fatalf("storetest: FixedSize %d is less than the %d bytes that the suite needs", s.FixedSize, leastFixed)
+	}
+	if s.SizeUnit > store.MaxMinBlock {
+		t.Fatalf("storetest: SizeUnit %d is more than %d", s.SizeUnit, store.MaxMinBlock)
+	}
+	s.SizeUnit = max(s.SizeUnit, 1)
+	if s.Seed == 0 {
+		s.Seed = rand.Uint64()
+	}
+	first := s.Open(t, max(s.FixedSize, leastFixed))
+	info := first.Info()
+	if err := first.Close(); err != nil {
+		t.Fatalf("storetest: closing a disk that was just opened: %v", err)
+	}
+	b := &bench{Suite: s, info: info, unit: 1, noise: newNoise(s.Seed), patience: 10 * time.Second}
+	if info.Unaligned == store.RefusesUnaligned && info.MinBlock > 1 {
+		b.unit = int64(info.MinBlock)
+	}
+	return b
+}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/flexnbd/flexnbd/sdk/align"
+	"github.com/flexnbd/flexnbd/sdk/store"
+	backendv1 "github.com/flexnbd/flexnbd/sdk/wire/proto/backend/v1"
+)
+
+// Disk says which disk to open.
+type Disk struct {
+	// Location is what --file says: a path, or what the backend takes instead.
+	Location string
+	// ReadOnly: never change the disk, and share it with other readers.
+	ReadOnly bool
+	// Options are the key=value options of --backend.
+	Options map[string]string
+}
+
+// Opener opens a disk. The Store lives on after ctx has ended.
+type Opener func(ctx context.Context, disk Disk) (store.Store, error)
+
+// maxPayload is the most bytes that one Read or Write call of the rpc lane
+// carries. gRPC's own limit is set a little higher.
+const maxPayload = 64 << 20
+
+// maxDisks bounds the disks that are open at once in one plugin.
+const maxDisks = 256
+
+// backendServer is the plugin's end of the rpc lane.
+type backendServer struct {
+	backendv1.UnimplementedBackendServer
+	open Opener
+
+	mu    sync.Mutex
+	last  uint64
+	disks map[uint64]*servedDisk
+}
+
+type servedDisk struct {
+	store store.Store
+	size  int64
+	calls sync.RWMutex // held for reading by each call, for writing by Close
+}
+
+func newBackendServer(open Opener) *backendServer {
+	return &backendServer{open: open, disks: map[uint64]*servedDisk{}}
+}
+
+// enter finds a disk and keeps it open until the returned function is called.
+func (b *backendServer) enter(id uint64) (*servedDisk, func(), error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	d := b.disks[id]
+	if d == nil || !d.calls.TryRLock() { // not there, or being closed
+		return nil, nil, status.Errorf(codes.NotFound, "disk %d is not open", id)
+	}
+	return d, d.calls.RUnlock, nil
+}
+
+// inside checks a range, so that a Store may rely on it.
+func (d *servedDisk) inside(off, length int64) error {
+	if off < 0 || length < 0 || length > d.size || off > d.size-length {
+		return status.Errorf(codes.OutOfRange, "%d bytes at %d are outside the disk of %d bytes", length, off, d.size)
+	}
+	return nil
+}
+
+func (b *backendServer) Open(ctx context.Context, r *backendv1.OpenRequest) (*backendv1.OpenResponse, error) {
+	s, err := b.open(ctx, Disk{Location: r.GetLocation(), ReadOnly: r.GetReadOnly(), Options: r.GetOptions()})
+	if err != nil {
+		return &backendv1.OpenResponse{Error: errorToProto(err)}, nil
+	}
+	info := s.Info()
+	if err := info.Check(); err != nil {
+		_ = s.Close()
+		return &backendv1.OpenResponse{Error: errorToProto(fmt.Errorf("the backend opened %q, but its facts are wrong: %w", r.GetLocation(), err))}, nil
+	}
+	s = align.New(s)
+
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.disks) >= maxDisks {
+		_ = s.Close()
+		return nil, status.Errorf(codes.ResourceExhausted, "%d disks are open already", maxDisks)
+	}
+	b.last++
+	b.disks[b.last] = &servedDisk{store: s, size: info.Size}
+	return &backendv1.OpenResponse{Disk: b.last, Info: infoToProto(s.Info()), Lane: LaneRPC}, nil
+}
+
+func (b *backendServer) Read(ctx context.Context, r *backendv1.ReadRequest) (*backendv1.ReadResponse, error) {
+	d, leave, err := b.enter(r.GetDisk())
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if r.GetLength() > maxPayload {
+		return nil, status.Errorf(codes.InvalidArgument, "a read of %d bytes is over %d", r.GetLength(), maxPayload)
+	}
+	if err := d.inside(r.GetOffset(), int64(r.GetLength())); err != nil {
+		return nil, err
+	}
+	data := make([]byte, r.GetLength())
+	if err := d.store.ReadAt(ctx, data, r.GetOffset()); err != nil {
+		return &backendv1.ReadResponse{Error: errorToProto(err)}, nil
+	}
+	return &backendv1.ReadResponse{Data: data}, nil
+}
+
+func (b *backendServer) Write(ctx context.Context, r *backendv1.WriteRequest) (*backendv1.WriteResponse, error) {
+	d, leave, err := b.enter(r.GetDisk())
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if err := d.inside(r.GetOffset(), int64(len(r.GetData()))); err != nil {
+		return nil, err
+	}
+	err = d.store.WriteAt(ctx, r.GetData(), r.GetOffset(), store.Flags(r.GetFlags()))
+	return &backendv1.WriteResponse{Error: errorToProto(err)}, nil
+}
+
+func (b *backendServer) PunchHole(ctx context.Context, r *backendv1.PunchHoleRequest) (*backendv1.PunchHoleResponse, error) {
+	d, leave, err := b.enter(r.GetDisk())
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if err := d.inside(r.GetOffset(), r.GetLength()); err != nil {
+		return nil, err
+	}
+	err = d.store.PunchHole(ctx, r.GetOffset(), r.GetLength(), store.Flags(r.GetFlags()))
+	return &backendv1.PunchHoleResponse{Error: errorToProto(err)}, nil
+}
+
+func (b *backendServer) Extents(ctx context.Context, r *backendv1.ExtentsRequest) (*backendv1.ExtentsResponse, error) {
+	d, leave, err := b.enter(r.GetDisk())
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if err := d.inside(r.GetOffset(), r.GetLength()); err != nil {
+		return nil, err
+	}
+	extents, err := d.store.Extents(ctx, r.GetOffset(), r.GetLength())
+	if err != nil {
+		return &backendv1.ExtentsResponse{Error: errorToProto(err)}, nil
+	}
+	return &backendv1.ExtentsResponse{Extents: extentsToProto(extents)}, nil
+}
+
+func (b *backendServer) Flush(ctx context.Context, r *backendv1.FlushRequest) (*backendv1.FlushResponse, error) {
+	d, leave, err := b.enter(r.GetDisk())
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	return &backendv1.FlushResponse{Error: errorToProto(d.store.Flush(ctx))}, nil
+}
+
+func (b *backendServer) Close(_ context.Context, r *backendv1.CloseRequest) (*backendv1.CloseResponse, error) {
+	b.mu.Lock()
+	d := b.disks[r.GetDisk()]
+	delete(b.disks, r.GetDisk())
+	b.mu.Unlock()
+	if d == nil {
+		return nil, status.Errorf(codes.NotFound, "disk %d is not open", r.GetDisk())
+	}
+	d.calls.Lock() // the calls under way end first
+	return &backendv1.CloseResponse{Error: errorToProto(d.store.Close())}, nil
+}

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// DescriptorChannel carries open descriptors between a host and a plugin, over
+// a Unix socket of type SOCK_SEQPACKET. Each message is a token, 8 bytes big
+// endian, with exactly one descriptor attached (SCM_RIGHTS); a message of a gRPC
+// call names the token, and the two are matched here, whichever comes first.
+//
+// Both ends may send. End-of-file means that the process at the other end is
+// gone.
+//
+// All methods may be called from many goroutines.
+type DescriptorChannel struct {
+	conn *net.UnixConn
+	done chan struct{} // closed when the read loop has ended
+
+	mu      sync.Mutex
+	next    uint64                   // the last token sent
+	arrived map[uint64]*os.File      // nobody has asked for these yet
+	order   []uint64                 // tokens in arrived, oldest first
+	wanted  map[uint64]chan *os.File // somebody waits for these
+}
+
+const (
+	tokenSize = 8
+	// maxUnclaimed bounds the descriptors that wait to be asked for. A call
+	// that was given up may leave one behind; the oldest goes first.
+	maxUnclaimed = 64
+)
+
+// NewDescriptorChannel takes over f, one end of a SOCK_SEQPACKET socketpair.
+// Close ends it.
+func NewDescriptorChannel(f *os.File) (*DescriptorChannel, error) {
+	c, err := net.FileConn(f)
+	_ = f.Close() // FileConn works on a duplicate
+	if err != nil {
+		return nil, fmt.Errorf("descriptor channel: %w", err)
+	}
+	conn, ok := c.(*net.UnixConn)
+	if !ok {
+		_ = c.Close()
+		return nil, fmt.Errorf("descriptor channel: a %T is no Unix socket", c)
+	}
+	ch := &DescriptorChannel{
+		conn:    conn,
+		done:    make(chan struct{}),
+		arrived: map[uint64]*os.File{},
+		wanted:  map[uint64]chan *os.File{},
+	}
+	go ch.receive()
+	return ch, nil
+}
+
+// DescriptorPair makes both ends of a channel: one for this process, one to
+// hand to a child.
+func DescriptorPair() (host *DescriptorChannel, child *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("descriptor channel: socketpair: %w", err)
+	}
+	child = os.NewFile(uintptr(fds[1]), "descriptor-channel")
+	host, err = NewDescriptorChannel(os.NewFile(uintptr(fds[0]), "descriptor-channel"))
+	if err != nil {
+		_ = child.Close()
+		return nil, nil, err
+	}
+	return host, child, nil
+}
+
+// Send sends a duplicate of the socket or file behind c and returns the token
+// that names it. The caller keeps c and may close it at once.
+func (ch *DescriptorChannel) Send(c syscall.Conn) (token uint64, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, fmt.Errorf("descriptor channel: %w", err)
+	}
+	ch.mu.Lock()
+	ch.next++
+	token = ch.next
+	ch.mu.Unlock()
+
+	msg := binary.BigEndian.AppendUint64(nil, token)
+	var sendErr error
+	err = raw.Control(func(fd uintptr) {
+		_, _, sendErr = ch.conn.WriteMsgUnix(msg, unix.UnixRights(int(fd)), nil)
+	})
+	if err = errors.Join(err, sendErr); err != nil {
+		return 0, fmt.Errorf("descriptor channel: %w", err)
+	}
+	return token, nil
+}
+
+// Receive waits for the descriptor that token names and hands it over; the
+// caller closes it. It fails with ErrPluginGone when the channel ends first.
+func (ch *DescriptorChannel) Receive(ctx context.Context, token uint64) (*os.File, error) {
+	ch.mu.Lock()
+	if f, ok := ch.arrived[token]; ok {
+		ch.forget(token)
+		ch.mu.Unlock()
+		return f, nil
+	}
+	wait := make(chan *os.File, 1)
+	ch.wanted[token] = wait
+	ch.mu.Unlock()
+
+	select {
+	case f := <-wait:
+		return f, nil
+	case <-ctx.Done():
+	case <-ch.done:
+	}
+	ch.mu.Lock()
+	delete(ch.wanted, token)
+	ch.mu.Unlock()
+	select {
+	case f := <-wait: // it came while we were giving up
+		return f, nil
+	default:
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("descriptor %d did not arrive: %w", token, ErrPluginGone)
+}
+
+// Done is closed when the other end is gone or Close was called.
+func (ch *DescriptorChannel) Done() <-chan struct{} { return ch.done }
+
+// Close ends the channel and closes the descriptors that nobody asked for.
+func (ch *DescriptorChannel) Close() error {
+	err := ch.conn.Close()
+	<-ch.done
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	for token, f := range ch.arrived {
+		ch.forget(token)
+		_ = f.Close()
+	}
+	return err
+}
+
+// receive runs until end-of-file, or until the peer breaks the rules.
+func (ch *DescriptorChannel) receive() {
+	defer close(ch.done)
+	buf := make([]byte, tokenSize+1)
+	oob := make([]byte, unix.CmsgSpace(4*8))
+	for {
+		n, oobn, flags, _, err := ch.conn.ReadMsgUnix(buf, oob)
+		if err != nil {
+			return
+		}
+		token, f, err := decodeDescriptor(buf[:n], oob[:oobn], flags)
+		if err != nil {
+			return
+		}
+		ch.deliver(token, f)
+	}
+}
+
+// decodeDescriptor takes one message apart. Whatever is wrong with it, no
+// descriptor that came with it stays open.
+func decodeDescriptor(msg, oob []byte, flags int) (uint64, *os.File, error) {
+	var fds []int
+	cmsgs, err := unix.ParseSocketControlMessage(oob)
+	for i := range cmsgs {
+		got, rightsErr := unix.ParseUnixRights(&cmsgs[i])
+		if rightsErr == nil {
+			fds = append(fds, got...)
+		}
+	}
+	if err == nil && len(msg) == tokenSize && len(fds) == 1 && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) == 0 {
+		return binary.BigEndian.Uint64(msg), os.NewFile(uintptr(fds[0]), "received"), nil
+	}
+	for _, fd := range fds {
+		_ = unix.Close(fd)
+	}
+	return 0, nil, fmt.Errorf("descriptor channel: a message of %d bytes with %d descriptors", len(msg), len(fds))
+}
+
+func (ch *DescriptorChannel) deliver(token uint64, f *os.File) {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	if wait, ok := ch.wanted[token]; ok {
+		delete(ch.wanted, token)
+		wait <- f
+		return
+	}
+	if old, ok := ch.arrived[token]; ok { // a peer that repeats itself
+		ch.forget(token)
+		_ = old.Close()
+	}
+	if len(ch.order) >= maxUnclaimed {
+		old := ch.arrived[ch.order[0]]
+		ch.forget(ch.order[0])
+		_ = old.Close()
+	}
+	ch.arrived[token] = f
+	ch.order = append(ch.order, token)
+}
+
+// forget removes token from what has arrived. ch.mu is held.
+func (ch *DescriptorChannel) forget(token uint64) {
+	delete(ch.arrived, token)
+	for i, t := range ch.order {
+		if t == token {
+			ch.order = append(ch.order[:i], ch.order[i+1:]...)
+			return
+		}
+	}
+}

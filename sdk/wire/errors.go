@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/flexnbd/flexnbd/sdk/store"
+	pluginv1 "github.com/flexnbd/flexnbd/sdk/wire/proto/plugin/v1"
+)
+
+// ErrPluginGone is inside the error of every call that could not be answered
+// because the plugin's process, or the line to it, is gone. Its errno is EIO.
+var ErrPluginGone = errors.New("the plugin is gone")
+
+// maxMessage is the longest error text that crosses the wire, in bytes.
+const maxMessage = 4096
+
+// RemoteError is what a plugin's store or transport said. It unwraps to the
+// errno, so that store.Errno finds on this side what it found on the other.
+type RemoteError struct {
+	Message string
+	Errno   syscall.Errno
+}
+
+func (e *RemoteError) Error() string { return e.Message }
+
+// Unwrap returns the errno.
+func (e *RemoteError) Unwrap() error { return e.Errno }
+
+func errorToProto(err error) *pluginv1.Error {
+	if err == nil {
+		return nil
+	}
+	text := strings.ToValidUTF8(err.Error(), "?")
+	if len(text) > maxMessage {
+		text = strings.ToValidUTF8(text[:maxMessage], "")
+	}
+	return &pluginv1.Error{Errno: int32(store.Errno(err)), Message: text}
+}
+
+func errorFromProto(p *pluginv1.Error) error {
+	if p == nil {
+		return nil
+	}
+	e := &RemoteError{Message: p.GetMessage(), Errno: syscall.Errno(p.GetErrno())}
+	if p.GetErrno() <= 0 || p.GetErrno() > 4095 { // beyond what Linux uses
+		e.Errno = syscall.EIO
+	}
+	if e.Message == "" {
+		e.Message = e.Errno.Error()
+	}
+	if len(e.Message) > maxMessage {
+		e.Message = e.Message[:maxMessage]
+	}
+	return e
+}
+
+// callError makes the error of one call from what gRPC and the plugin said.
+func callError(ctx context.Context, call error, remote *pluginv1.Error) error {
+	if call == nil {
+		return errorFromProto(remote)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s := status.Convert(call)
+	switch s.Code() {
+	case codes.Unavailable, codes.Canceled:
+		return fmt.Errorf("%w: %s", ErrPluginGone, s.Message())
+	case codes.Unimplemented:
+		return fmt.Errorf("the plugin does not know this call: %s: %w", s.Message(), store.ErrNotSupported)
+	}
+	return fmt.Errorf("plugin call failed: %s: %s: %w", s.Code(), s.Message(), store.ErrIO)
+}

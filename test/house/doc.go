@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package house holds tests of the project's own rules, where no linter does:
+// each source file names its licence, and docs/dependencies.md lists what
+// go.mod and tools/go.mod require. It has no code besides.
+package house
