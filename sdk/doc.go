@@ -13,4 +13,8 @@
 // a plugin process has to get right: the handshake with the host, nothing but
 // that handshake on standard output, log lines the host understands, and an end
 // when the host is gone, however it went.
+//
+// In a process that a host has started, importing this package is enough to keep
+// standard output for the handshake: what is printed there goes to standard
+// error, and so to the host's log.
 package sdk

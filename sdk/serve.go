@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-plugin"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
 
 	"github.com/flexnbd/flexnbd/sdk/store"
 	"github.com/flexnbd/flexnbd/sdk/transport"
@@ -70,15 +71,18 @@ func serve(s wire.Served) {
 	if err := s.Description.Check(); err != nil {
 		fail(fmt.Errorf("this plugin describes itself wrongly: %w", err))
 	}
-	if os.Getenv(wire.Handshake.MagicCookieKey) != wire.Handshake.MagicCookieValue {
+	if s.Open == nil && s.Transport == nil {
+		fail(fmt.Errorf("this plugin, %s %q, has nothing to serve: set Backend.Open or Transport.Transport", s.Description.Kind, s.Description.Name))
+	}
+	if !startedByHost() {
 		fail(fmt.Errorf("this is flexnbd's %s plugin %q, version %s; flexnbd starts it by itself: flexnbd serve --%s %s",
-			s.Description.Kind, s.Description.Name, s.Description.Version, s.Description.Kind, os.Args[0]))
+			s.Description.Kind, s.Description.Name, s.Description.Version, s.Description.Kind, ownPath()))
+	}
+	if stdout.err != nil {
+		fail(stdout.err)
 	}
 	nameProcess(s.Description.Kind.String() + "-" + s.Description.Name)
-	stdout, err := guardStdout()
-	if err != nil {
-		fail(err)
-	}
+	var err error
 	s.Descriptors, err = openDescriptorChannel()
 	if err != nil {
 		fail(err)
@@ -90,14 +94,52 @@ func serve(s wire.Served) {
 
 	config := wire.ServeConfig(s)
 	config.Logger = newLogger("go-plugin")
-	os.Stdout = stdout // for go-plugin's handshake line; it then puts a pipe to the host's log here
+	config.GRPCServer = func(opts []grpc.ServerOption) *grpc.Server {
+		forgetHandshake() // go-plugin has read it by now
+		return wire.NewServer(opts)
+	}
+	os.Stdout = stdout.file // for go-plugin's handshake line; it then puts a pipe to the host's log here
 	plugin.Serve(config)
 	os.Exit(0)
+}
+
+// startedByHost says whether a flexnbd host started this process as a plugin.
+func startedByHost() bool {
+	return os.Getenv(wire.Handshake.MagicCookieKey) == wire.Handshake.MagicCookieValue
+}
+
+// forgetHandshake keeps processes that the plugin starts from taking themselves
+// for plugins.
+func forgetHandshake() {
+	_ = os.Unsetenv(wire.Handshake.MagicCookieKey)
+	_ = os.Unsetenv(wire.EnvDescriptorChannel)
+}
+
+// ownPath is what an operator writes to have this binary started.
+func ownPath() string {
+	if path, err := os.Executable(); err == nil {
+		return path
+	}
+	return os.Args[0]
 }
 
 func fail(err error) {
 	fmt.Fprintln(os.Stderr, err)
 	os.Exit(1)
+}
+
+// stdout is the real standard output of a process that a host started. It is
+// put aside before main runs, so that a plugin may print before it calls
+// ServeBackend.
+var stdout struct {
+	file *os.File
+	err  error
+}
+
+func init() {
+	if startedByHost() {
+		stdout.file, stdout.err = guardStdout()
+	}
 }
 
 // guardStdout keeps the real standard output for the handshake and sends

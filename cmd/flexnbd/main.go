@@ -12,6 +12,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
+	"slices"
+	"strings"
 
 	"github.com/jessevdk/go-flags"
 
@@ -109,6 +112,9 @@ func (a *app) report(err error) int {
 	var usage usageError
 	var exit exitError
 	var parse *flags.Error
+	if errors.As(err, &parse) {
+		err = a.explain(parse)
+	}
 	switch {
 	case err == nil:
 		return 0
@@ -117,12 +123,28 @@ func (a *app) report(err error) int {
 	case errors.As(err, &parse) && parse.Type == flags.ErrHelp:
 		fmt.Fprintln(a.stdout, parse.Message)
 		return 0
-	case errors.As(err, &parse), errors.As(err, &usage):
+	case errors.As(err, &usage):
 		fmt.Fprintf(a.stderr, "flexnbd: %v\nSee 'flexnbd help%s'.\n", err, a.activeVerb())
 		return exitUsage
 	}
 	logging.Fatal(a.logger("main"), err.Error())
 	return exitFailure
+}
+
+// goType is how go-flags names the type of an option's value, which is of no use
+// to people.
+var goType = regexp.MustCompile(` \(expected main\.\w+\)`)
+
+// explain words a mistake that go-flags has found.
+func (a *app) explain(err *flags.Error) error {
+	if err.Type == flags.ErrHelp {
+		return err
+	}
+	if verb := strings.TrimSpace(a.activeVerb()); slices.Contains(laterVerbs, verb) {
+		// It is not the options that are wrong: nobody knows them yet.
+		return (&laterCommand{name: verb}).Execute(nil)
+	}
+	return usagef("%s", goType.ReplaceAllString(err.Message, ""))
 }
 
 // activeVerb is " VERB", or empty before one is known.

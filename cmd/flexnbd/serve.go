@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"sync"
@@ -35,6 +36,11 @@ type serveCommand struct {
 
 	pluginOptions
 	app *app
+}
+
+// Usage implements flags.Usage.
+func (c *serveCommand) Usage() string {
+	return "--addr ADDR --port PORT --file FILE [options] [ACL entry]..."
 }
 
 // Execute implements flags.Commander. Arguments are access list entries.
@@ -192,7 +198,9 @@ func (s *serving) open(ctx context.Context) error {
 func (s *serving) close() error {
 	var err error
 	if s.listener != nil {
-		err = s.listener.Close()
+		if err = s.listener.Close(); err != nil {
+			err = fmt.Errorf("stop listening on %s: %w", s.listener.Address(), err)
+		}
 	}
 	if s.export != nil {
 		err = errors.Join(err, s.export.Close(context.Background()))
@@ -249,9 +257,20 @@ func (s *serving) status(context.Context, []string) control.Answer {
 	p.Add("num_clients", s.server.Clients())
 	p.Add("clients_allowed", true)
 	p.Add("address", s.listener.Address())
+	p.Add("zero_map", s.zeroMap())
 	addPlugin(&p, "backend", s.backendProcess)
 	addPlugin(&p, "transport", s.transportProcess)
 	return control.Answer{Text: p.String()}
+}
+
+// zeroMap says whether zeroes written to holes are left out on the whole disk yet.
+func (s *serving) zeroMap() string {
+	select {
+	case <-s.export.Built():
+		return "ready"
+	default:
+		return "building"
+	}
 }
 
 func addPlugin(p *control.Pairs, kind string, process *host.Process) {

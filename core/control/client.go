@@ -62,6 +62,9 @@ func explain(ctx context.Context, path string, err error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("control socket %s does not exist: is the server running, with this --sock? %w", path, err)
 	case errors.Is(err, syscall.ECONNREFUSED):
+		if file, statErr := os.Stat(path); statErr == nil && file.Mode().Type() != fs.ModeSocket {
+			return fmt.Errorf("control socket %s is no socket but something else of that name (%v): correct the path", path, file.Mode())
+		}
 		return fmt.Errorf("control socket %s: nobody is listening: its server has ended (the next one may use the path again): %w", path, err)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("control socket %s: not allowed: run this as the server's user or root: %w", path, err)

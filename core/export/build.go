@@ -10,10 +10,12 @@ import (
 )
 
 // The build of the zero map asks for buildPiece bytes of the extent map at a
-// time, one call after the other, and rests after each as long as it took, up
-// to buildRest, so that clients have the store at least half of the time.
+// time, one call after the other, and rests as long as it has worked, so that
+// clients have the store at least half of the time. It rests when it has worked
+// for buildStint, which is more than a timer's grain, and for buildRest at most.
 const (
 	buildPiece = maxSpan
+	buildStint = 5 * time.Millisecond
 	buildRest  = 100 * time.Millisecond
 )
 
@@ -22,6 +24,7 @@ const (
 // zero is treated as data, so all that is lost is a saving.
 func (e *Export) build(ctx context.Context) {
 	var t token
+	var worked time.Duration
 	for off, end := int64(0), min(e.info.Size, 1<<reachBits); off < end && !e.zeros.bits.full(); {
 		began := time.Now()
 		next, err := e.buildFrom(ctx, &t, off, min(buildPiece, end-off))
@@ -34,7 +37,10 @@ func (e *Export) build(ctx context.Context) {
 			return
 		}
 		off = next
-		rest(ctx, min(time.Since(began), buildRest))
+		if worked += time.Since(began); worked >= buildStint {
+			rest(ctx, min(worked, buildRest))
+			worked = 0
+		}
 	}
 }
 

@@ -41,6 +41,7 @@ type Export struct {
 
 	stopBuild  context.CancelFunc
 	background sync.WaitGroup // the build
+	built      chan struct{}  // closed when the build has ended
 }
 
 // Open serves a store, which belongs to the Export from now on: Close closes
@@ -56,7 +57,7 @@ func Open(ctx context.Context, s store.Store, opts Options) (*Export, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	s = align.New(s)
-	e := &Export{store: s, info: s.Info(), log: opts.Logger, calls: context.WithoutCancel(ctx)}
+	e := &Export{store: s, info: s.Info(), log: opts.Logger, calls: context.WithoutCancel(ctx), built: make(chan struct{})}
 	if e.log == nil {
 		e.log = hclog.NewNullLogger()
 	}
@@ -65,9 +66,12 @@ func Open(ctx context.Context, s store.Store, opts Options) (*Export, error) {
 	e.flusher = &flusher{store: s, ctx: e.calls, log: e.log}
 
 	ctx, e.stopBuild = context.WithCancel(ctx)
-	if e.info.CanExtents {
-		e.background.Go(func() { e.build(ctx) })
-	}
+	e.background.Go(func() {
+		defer close(e.built)
+		if e.info.CanExtents {
+			e.build(ctx)
+		}
+	})
 	return e, nil
 }
 
@@ -79,6 +83,11 @@ func (e *Export) ReadOnly() bool { return e.readOnly }
 
 // Info returns what the store says about itself, as clients may rely on it.
 func (e *Export) Info() store.Info { return e.info }
+
+// Built is closed once the build of the zero map has ended: from then on a write
+// of zeroes to what the store has said to be zero is left out. It is not worth
+// waiting for in order to serve.
+func (e *Export) Built() <-chan struct{} { return e.built }
 
 // Gate returns the gate that the requests of every queue pass.
 func (e *Export) Gate() *Gate { return &e.gate }

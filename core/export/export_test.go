@@ -61,7 +61,7 @@ func TestCloseStopsTheBuildAndClosesTheStore(t *testing.T) {
 }
 
 func TestCloseGivesUpOnAHungStoreAndCanBeRepeated(t *testing.T) {
-	s, look := newTestStore(100), newStop()
+	s, look := newTestStore(100), newStop(t)
 	s.before = look.at("extents")
 	e, err := Open(t.Context(), s, Options{})
 	if err != nil {

@@ -72,7 +72,7 @@ func TestFailedForcedWriteIsNotForgotten(t *testing.T) {
 }
 
 func TestFlushesDoNotOverlapAndAreShared(t *testing.T) {
-	s, flushing := newTestStore(100), newStop()
+	s, flushing := newTestStore(100), newStop(t)
 	s.before = flushing.at("flush")
 	e := serve(t, s)
 	c := e.connect(t)
@@ -107,7 +107,7 @@ func TestFlushesDoNotOverlapAndAreShared(t *testing.T) {
 
 // A flush that began before a write ended does not cover it.
 func TestFlushThatWaitsIsNotServedByAnEarlierOne(t *testing.T) {
-	s, flushing := newTestStore(blockSize), newStop()
+	s, flushing := newTestStore(blockSize), newStop(t)
 	s.after = flushing.at("flush") // after it took effect
 	e := serve(t, s)
 	c, other := e.connect(t), e.connect(t)
@@ -125,7 +125,7 @@ func TestFlushThatWaitsIsNotServedByAnEarlierOne(t *testing.T) {
 }
 
 func TestFlushOutlivesItsCallersContext(t *testing.T) {
-	s, flushing := newTestStore(100), newStop()
+	s, flushing := newTestStore(100), newStop(t)
 	s.before = flushing.at("flush")
 	e := serve(t, s)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -106,7 +106,7 @@ func TestRequestsThatTheSessionShouldHaveSplitPanic(t *testing.T) {
 }
 
 func TestHeldGateKeepsRequestsBackAndLetsThoseInsideOut(t *testing.T) {
-	s, reading := newTestStore(100), newStop()
+	s, reading := newTestStore(100), newStop(t)
 	s.info.CanExtents = false
 	s.before = reading.at("read")
 	e := serve(t, s)
@@ -184,7 +184,7 @@ func TestClosedGateMeansMovedAway(t *testing.T) {
 }
 
 func TestConnectionsContextEndsTheWaitAtTheGateOnly(t *testing.T) {
-	s, reading := newTestStore(100), newStop()
+	s, reading := newTestStore(100), newStop(t)
 	s.info.CanExtents = false
 	s.before = reading.at("read")
 	e := serve(t, s)
@@ -218,12 +218,15 @@ func TestRequestHasLeftTheGateWhenTheSinkSeesIt(t *testing.T) {
 		<-hang
 	})
 	for _, r := range []*wire.Request{read(0, 1), flush(), write(0, data, store.FUA), zero(0, 10, 0)} {
-		q.Submit([]*wire.Request{r})
+		go q.Submit([]*wire.Request{r}) // which may run the sink itself
 		<-seen
 		e.Gate().Hold()
-		if err := e.Gate().Drain(t.Context()); err != nil {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		if err := e.Gate().Drain(ctx); err != nil {
+			close(hang)
 			t.Fatalf("%v: %v", r.Op, err)
 		}
+		cancel()
 		e.Gate().Open()
 		hang <- struct{}{}
 	}
@@ -233,7 +236,7 @@ func TestRequestHasLeftTheGateWhenTheSinkSeesIt(t *testing.T) {
 func TestCloseOfAQueueWaitsForItsRequests(t *testing.T) {
 	for _, op := range []string{"write", "flush", "punch"} {
 		t.Run(op, func(t *testing.T) {
-			s, st := newTestStore(2*blockSize), newStop()
+			s, st := newTestStore(2*blockSize), newStop(t)
 			copy(s.data, data)
 			s.before = st.at(op)
 			c := serve(t, s).connect(t)

@@ -21,9 +21,14 @@ func breakRule(t *testing.T, broken func(s *stripe, since uint64) bool) {
 }
 
 // stop is a place where calls of one kind wait until they are let go.
-type stop struct{ reached, release chan struct{} }
+type stop struct {
+	reached, release chan struct{}
+	over             <-chan struct{} // the test has ended, perhaps without letting go
+}
 
-func newStop() stop { return stop{make(chan struct{}), make(chan struct{})} }
+func newStop(t *testing.T) stop {
+	return stop{make(chan struct{}), make(chan struct{}), t.Context().Done()}
+}
 
 // at returns a hook that stops the first call of op.
 func (s stop) at(op string) func(call) {
@@ -36,7 +41,10 @@ func (s stop) at(op string) func(call) {
 		select {
 		case <-first:
 			close(s.reached)
-			<-s.release
+			select {
+			case <-s.release:
+			case <-s.over:
+			}
 		default:
 		}
 	}
@@ -71,7 +79,7 @@ func (c *client) outcome(s *testStore) (read, zeroed []byte) {
 
 // The punch takes effect; the write begins and ends; the punch returns.
 func writeWithinPunch(t *testing.T) (read, zeroed []byte) {
-	s, punch := newTestStore(raceSize), newStop()
+	s, punch := newTestStore(raceSize), newStop(t)
 	s.data[0] = 1
 	s.after = punch.at("punch")
 	e := serve(t, s)
@@ -87,7 +95,7 @@ func writeWithinPunch(t *testing.T) (read, zeroed []byte) {
 // The write begins; the punch begins and takes effect; the write takes effect
 // and ends; the punch returns.
 func writeOverPunchStart(t *testing.T) (read, zeroed []byte) {
-	s, punch, writing := newTestStore(raceSize), newStop(), newStop()
+	s, punch, writing := newTestStore(raceSize), newStop(t), newStop(t)
 	s.data[0] = 1
 	s.before, s.after = writing.at("write"), punch.at("punch")
 	e := serve(t, s)
@@ -106,7 +114,7 @@ func writeOverPunchStart(t *testing.T) (read, zeroed []byte) {
 // The punch takes effect; the write begins; the punch returns; the write takes
 // effect and ends.
 func writeOverPunchEnd(t *testing.T) (read, zeroed []byte) {
-	s, punch, writing := newTestStore(raceSize), newStop(), newStop()
+	s, punch, writing := newTestStore(raceSize), newStop(t), newStop(t)
 	s.data[0] = 1
 	s.before, s.after = writing.at("write"), punch.at("punch")
 	e := serve(t, s)
@@ -124,7 +132,7 @@ func writeOverPunchEnd(t *testing.T) (read, zeroed []byte) {
 
 // The same three, against the extents that the build asks for.
 func writeWithinBuild(t *testing.T) (read, zeroed []byte) {
-	s, look := newTestStore(raceSize), newStop()
+	s, look := newTestStore(raceSize), newStop(t)
 	s.after = look.at("extents")
 	e := serveUnbuilt(t, s)
 	c := e.connect(t)
@@ -136,7 +144,7 @@ func writeWithinBuild(t *testing.T) (read, zeroed []byte) {
 }
 
 func writeOverBuildStart(t *testing.T) (read, zeroed []byte) {
-	s, look, writing := newTestStore(raceSize), newStop(), newStop()
+	s, look, writing := newTestStore(raceSize), newStop(t), newStop(t)
 	e := &Export{store: s, info: s.info, calls: t.Context(), zeros: newZeroMap(s.info.Size)}
 	e.flusher = &flusher{store: s, ctx: t.Context()}
 	s.before, s.after = writing.at("write"), look.at("extents")
@@ -153,7 +161,7 @@ func writeOverBuildStart(t *testing.T) (read, zeroed []byte) {
 }
 
 func writeOverBuildEnd(t *testing.T) (read, zeroed []byte) {
-	s, look, writing := newTestStore(raceSize), newStop(), newStop()
+	s, look, writing := newTestStore(raceSize), newStop(t), newStop(t)
 	s.before, s.after = writing.at("write"), look.at("extents")
 	e := serveUnbuilt(t, s)
 	c := e.connect(t)
@@ -212,7 +220,7 @@ func TestLossIsCaughtWhenTheRuleIsBroken(t *testing.T) {
 // A write of zeroes that races a trim: once both have ended, the block may read
 // as zeroes or as what the trim left, but clients and disk have to agree.
 func TestZeroWriteThatMeetsATrimIsNotBelieved(t *testing.T) {
-	s, trim := newTestStore(raceSize), newStop()
+	s, trim := newTestStore(raceSize), newStop(t)
 	s.data[blockSize] = 1 // or nothing would be left to trim
 	s.before = trim.at("punch")
 	e := serve(t, s)
@@ -266,7 +274,7 @@ func TestZeroingDoesNotOutlastTheFailureOfAnother(t *testing.T) {
 }
 
 func TestZeroingsDoNotDisturbEachOther(t *testing.T) {
-	s, punch := newTestStore(raceSize), newStop()
+	s, punch := newTestStore(raceSize), newStop(t)
 	copy(s.data, filled(4*blockSize, 1))
 	s.after = punch.at("punch")
 	e := serve(t, s)
@@ -282,7 +290,7 @@ func TestZeroingsDoNotDisturbEachOther(t *testing.T) {
 }
 
 func TestWriteClearsItsBitsBeforeItIsIssued(t *testing.T) {
-	s, writing := newTestStore(raceSize), newStop()
+	s, writing := newTestStore(raceSize), newStop(t)
 	s.before = writing.at("write")
 	e := serve(t, s)
 	c := e.connect(t)

@@ -214,6 +214,13 @@ func TestFirstErrorOfASplitWriteWins(t *testing.T) {
 	if len(c.done) != 0 {
 		t.Fatal("completed more than once")
 	}
+	var o op
+	o.fail(nil)
+	o.fail(errTest)
+	o.fail(store.ErrNoSpace)
+	if err := o.firstError(); err != errTest {
+		t.Fatalf("got %v", err)
+	}
 }
 
 func TestSubmittedRequestIsLeftAsItWas(t *testing.T) {

@@ -21,7 +21,7 @@ import (
 // more.
 func (p *Process) diagnose(ctx context.Context, took time.Duration, err error) error {
 	if ctx.Err() != nil {
-		return fmt.Errorf("start given up: %w", context.Cause(ctx))
+		return givenUp(ctx)
 	}
 	r := p.runner
 	if !r.started() {
@@ -34,12 +34,8 @@ func (p *Process) diagnose(ctx context.Context, took time.Duration, err error) e
 	if printed && !looksLikeHandshake(line) {
 		return fmt.Errorf("printed %s on its standard output where the handshake was expected; it is no flexnbd plugin, or it prints before it calls the SDK", quote(line))
 	}
-	select {
-	case <-r.exited:
-		if !r.wasKilled() {
-			return fmt.Errorf("ended before its handshake (%s); its last words: %s", exitText(r.exit), quote(r.stderr.lastLine()))
-		}
-	case <-time.After(lastWords):
+	if how, ended := r.endedByItself(); ended {
+		return fmt.Errorf("ended before its handshake (%s); its last words: %s", how, quote(r.stderr.lastLine()))
 	}
 	switch {
 	case printed:
@@ -48,6 +44,39 @@ func (p *Process) diagnose(ctx context.Context, took time.Duration, err error) e
 		return errors.New("closed its standard output without a handshake; it is no flexnbd plugin")
 	}
 	return fmt.Errorf("said nothing on its standard output within %v; it hangs, or it is no flexnbd plugin", startWait)
+}
+
+// diagnoseDescribe does the same for what failed after the handshake line.
+// describing is ctx with the time limit.
+func (p *Process) diagnoseDescribe(ctx, describing context.Context, err error) error {
+	if ctx.Err() != nil {
+		return givenUp(ctx)
+	}
+	if describing.Err() != nil {
+		return fmt.Errorf("did not say what it is within %v of its handshake; it hangs, or it is overloaded", describeWait)
+	}
+	if errors.Is(err, wire.ErrPluginGone) {
+		if how, ended := p.runner.endedByItself(); ended {
+			return fmt.Errorf("ended right after its handshake (%s); its last words: %s", how, quote(p.runner.stderr.lastLine()))
+		}
+	}
+	return err
+}
+
+func givenUp(ctx context.Context) error {
+	return fmt.Errorf("start given up: %w", context.Cause(ctx))
+}
+
+// endedByItself says whether the process has ended, or does so in a moment, and
+// not because it was killed. What it said has been read then.
+func (r *runner) endedByItself() (how string, ended bool) {
+	select {
+	case <-r.exited:
+	case <-time.After(lastWords):
+		return "", false
+	}
+	<-r.relayed // shortly after: see reap
+	return exitText(r.exit), !r.wasKilled()
 }
 
 // notExecuted explains why the kernel did not run a file.

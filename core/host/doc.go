@@ -3,7 +3,7 @@
 // Package host finds plugins, starts them as processes of their own, watches
 // them and ends them.
 //
-//	h, err := host.New(host.Config{Finder: finder, Logger: log})
+//	h, err := host.New(log)
 //	defer h.Close()
 //	program, err := finder.Find(spec)            // spec from host.ParseSpec
 //	process, err := h.Start(ctx, program)
@@ -38,6 +38,10 @@
 //   - the host's environment wins over Cmd.Env: SkipHostEnv, environment.go
 //   - anything on stdout before the handshake breaks the start: package sdk guards
 //     it, and diagnose.go names the culprit
+//   - a line like {"@message":1} on a plugin's stderr panics the host, and lines
+//     that are not hclog's are lost: go-plugin does not see stderr, runner.go
+//   - Client.Client leaves goroutines behind when the plugin ends meanwhile:
+//     runner.Wait
 //   - SecureConfig can be raced: not used; trust.go refuses what others could have
 //     written
 //   - AutoMTLS: off. On a socket in a 0700 directory of the same user it adds

@@ -30,7 +30,8 @@ type Program struct {
 	Name string
 	// Path is shown to people. A stock plugin's is "builtin".
 	Path string
-	// exe and args are what is executed.
+	// exe and args are what is executed. exe has no symbolic link in it that
+	// could lead elsewhere by now.
 	exe  string
 	args []string
 }
@@ -100,10 +101,11 @@ func (f *Finder) Find(spec Spec) (Program, error) {
 }
 
 func (f *Finder) at(kind wire.Kind, name, path string) (Program, error) {
-	if err := trusted(path); err != nil {
+	real, err := trusted(path)
+	if err != nil {
 		return Program{}, fmt.Errorf("%s plugin %s: %w", kind, path, err)
 	}
-	return Program{Kind: kind, Name: name, Path: path, exe: path, args: []string{path}}, nil
+	return Program{Kind: kind, Name: name, Path: path, exe: real, args: []string{path}}, nil
 }
 
 // prefix is how the file name of a plugin starts.

@@ -5,6 +5,7 @@ package host
 import (
 	"context"
 	"fmt"
+	"math"
 	"os"
 
 	"github.com/hashicorp/go-hclog"
@@ -22,7 +23,7 @@ type Host struct {
 // It marks every descriptor that this process has inherited close-on-exec, so
 // that no plugin finds one that a shell or a service manager left open.
 func New(log hclog.Logger) (*Host, error) {
-	if err := unix.CloseRange(3, ^uint(0)>>1&0x7fffffff, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		log.Debug("cannot mark inherited descriptors close-on-exec", "error", err)
 	}
 	dir, err := newRunDir(os.Getenv)

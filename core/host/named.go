@@ -4,6 +4,9 @@ package host
 
 import (
 	"context"
+	"errors"
+	"sync/atomic"
+	"syscall"
 
 	"github.com/flexnbd/flexnbd/sdk/store"
 	"github.com/flexnbd/flexnbd/sdk/transport"
@@ -58,9 +61,23 @@ func (t *namedTransport) Dial(ctx context.Context, addr, bind transport.Address)
 type namedListener struct {
 	transport.Listener
 	process *Process
+	full    atomic.Bool // this process had no descriptor free, and said so
 }
 
+// Accept goes on after a connection that was lost because this process has too
+// many files open: no listener ends for that.
 func (l *namedListener) Accept(ctx context.Context) (transport.Conn, error) {
-	conn, err := l.Listener.Accept(ctx)
-	return conn, l.process.named(err)
+	for {
+		conn, err := l.Listener.Accept(ctx)
+		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+			if !l.full.Swap(true) {
+				l.process.log.Warn("connections are lost until files are closed", "error", err)
+			}
+			continue
+		}
+		if err == nil {
+			l.full.Store(false)
+		}
+		return conn, l.process.named(err)
+	}
 }

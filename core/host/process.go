@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,7 +22,7 @@ import (
 )
 
 // Process is a plugin that runs, or ran. All methods may be called from many
-// goroutines; Stop once.
+// goroutines.
 type Process struct {
 	program     Program
 	description wire.Description
@@ -30,19 +32,24 @@ type Process struct {
 	descriptors *wire.DescriptorChannel
 	log         hclog.Logger
 
-	stopping atomic.Bool
-	watched  chan struct{} // closed when the watcher has seen the end
+	socketDir string // what go-plugin made for its socket
+	stopping  atomic.Bool
+	watched   chan struct{} // closed when the watcher has seen the end
+	ending    sync.Once
+	ended     error // what end returned
 }
 
 // Times.
 const (
-	describeWait = 5 * time.Second // for the first call
-	stopWait     = 2 * time.Second // for the plugin to end by itself
-	killWait     = 5 * time.Second // for the kernel to end it
+	stopWait = 2 * time.Second // for the plugin to end by itself
+	killWait = 5 * time.Second // for the kernel to end it
 )
 
-// startWait is how long a plugin may take to its handshake line; tests shorten it.
-var startWait = 10 * time.Second
+// Times that tests shorten.
+var (
+	startWait    = 10 * time.Second // for the handshake line
+	describeWait = 5 * time.Second  // from there to the answer to the first call
+)
 
 // start starts program and makes sure that it is the plugin it should be.
 func start(ctx context.Context, program Program, socketDir string, log hclog.Logger) (_ *Process, err error) {
@@ -50,7 +57,7 @@ func start(ctx context.Context, program Program, socketDir string, log hclog.Log
 	if err != nil {
 		return nil, err
 	}
-	r, err := newRunner(program, child)
+	r, err := newRunner(program, child, log)
 	if err != nil {
 		return nil, errors.Join(err, child.Close(), descriptors.Close())
 	}
@@ -58,7 +65,7 @@ func start(ctx context.Context, program Program, socketDir string, log hclog.Log
 	close(p.watched) // nothing to wait for until watch is started
 	defer func() {
 		if err != nil {
-			_ = p.end()
+			err = errors.Join(err, p.end())
 			err = fmt.Errorf("%s plugin %s (%s): %w", program.Kind, program.Name, program.Path, err)
 		}
 	}()
@@ -69,12 +76,13 @@ func start(ctx context.Context, program Program, socketDir string, log hclog.Log
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		StartTimeout:     startWait,
 		SkipHostEnv:      true,
-		Logger:           relay{Logger: hclog.NewNullLogger(), process: p},
-		SyncStdout:       printed{p, hclog.Info},
-		SyncStderr:       printed{p, hclog.Warn},
+		Logger:           hclog.NewNullLogger(), // what goes wrong, our errors say
+		SyncStdout:       printed{r, hclog.Info},
+		SyncStderr:       printed{r, hclog.Warn},
 		GRPCDialOptions:  wire.DialOptions(),
 		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: socketDir},
-		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, _ string) (gorunner.Runner, error) {
+		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, dir string) (gorunner.Runner, error) {
+			p.socketDir = dir
 			// Of go-plugin's own command only the variables matter.
 			r.cmd.Env = append(r.cmd.Env, cmd.Env...)
 			r.cmd.Env = append(r.cmd.Env, wire.EnvLogLevel+"="+log.GetLevel().String())
@@ -89,34 +97,41 @@ func start(ctx context.Context, program Program, socketDir string, log hclog.Log
 	return p, nil
 }
 
-// handshake starts the process and asks it what it is.
+// handshake starts the process and asks it what it is. A context that ends
+// kills the process, which ends every wait for it.
 func (p *Process) handshake(ctx context.Context) error {
-	// A context that ends kills the process, which ends the wait for it.
+	defer p.runner.settle()
 	unwatch := context.AfterFunc(ctx, func() { _ = p.runner.Kill(ctx) })
-	defer unwatch()
 	begin := time.Now()
-	if _, err := p.client.Start(); err != nil {
-		return p.diagnose(ctx, time.Since(begin), err)
+	_, err := p.client.Start()
+	took := time.Since(begin)
+	if !unwatch() || err != nil {
+		return p.diagnose(ctx, took, err)
 	}
-	protocol, err := p.client.Client()
-	if err != nil {
-		return p.diagnose(ctx, time.Since(begin), err)
-	}
-	if p.wire, err = wire.Dispense(protocol); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, describeWait)
+	describing, cancel := context.WithTimeout(ctx, describeWait)
 	defer cancel()
-	if p.description, err = p.wire.Describe(ctx); err != nil {
-		if errors.Is(err, context.DeadlineExceeded) {
-			return fmt.Errorf("did not say what it is within %v of its start; it hangs, or it is overloaded", describeWait)
-		}
-		return err
+	unwatch = context.AfterFunc(describing, func() { _ = p.runner.Kill(ctx) })
+	err = p.describe(describing)
+	if !unwatch() || err != nil {
+		return p.diagnoseDescribe(ctx, describing, err)
 	}
 	if p.description.Kind != p.program.Kind {
 		return fmt.Errorf("is a %s, not a %s; use --%s for it", p.description.Kind, p.program.Kind, p.description.Kind)
 	}
 	return nil
+}
+
+// describe makes the client and its first call.
+func (p *Process) describe(ctx context.Context) error {
+	protocol, err := p.client.Client()
+	if err != nil {
+		return err
+	}
+	if p.wire, err = wire.Dispense(protocol); err != nil {
+		return err
+	}
+	p.description, err = p.wire.Describe(ctx)
+	return err
 }
 
 // watch says so when the plugin ends without having been asked to.
@@ -165,7 +180,7 @@ func (p *Process) named(err error) error {
 // Stop ends the process: it closes the descriptor channel, at which a plugin
 // exits, and kills what is still there after two seconds or when ctx ends. Calls
 // under way fail with wire.ErrPluginGone. It returns once the process has been
-// reaped.
+// reaped. Further calls wait for the first one and return the same.
 func (p *Process) Stop(ctx context.Context) error {
 	p.stopping.Store(true)
 	_ = p.descriptors.Close()
@@ -178,10 +193,20 @@ func (p *Process) Stop(ctx context.Context) error {
 	return p.end()
 }
 
-// end kills and reaps the process, if there is one, and frees everything.
+// end kills and reaps the process, if there is one, and frees everything, once.
 func (p *Process) end() error {
+	p.ending.Do(func() { p.ended = p.kill() })
+	return p.ended
+}
+
+func (p *Process) kill() error {
 	p.stopping.Store(true)
 	_ = p.descriptors.Close()
+	defer func() {
+		if p.socketDir != "" {
+			_ = os.RemoveAll(p.socketDir) // go-plugin leaves it where the start failed
+		}
+	}()
 	if !p.runner.started() {
 		p.runner.discard()
 		return nil
@@ -193,6 +218,7 @@ func (p *Process) end() error {
 		return errors.Join(err, fmt.Errorf("plugin %s (process %d) does not end even when killed; it hangs in the kernel", p.program.Name, p.PID()))
 	}
 	<-p.watched
+	<-p.runner.relayed
 	p.client.Kill() // the process is gone: this only frees go-plugin's side
 	_ = p.runner.stdout.Close()
 	_ = p.runner.stderr.Close()

@@ -24,11 +24,12 @@ const (
 	runDirPrefix = "flexnbd-run-"
 	lockName     = "host.lock"
 	socketDirs   = "plugin-dir*" // what go-plugin makes inside
+	sockets      = "plugin*"     // and what it makes inside of those
 	// maxBase leaves room for what os.MkdirTemp and go-plugin append, within
 	// the 107 bytes of a Unix socket's path.
 	maxBase = 44
-	// youth is how long a folder without a lock file is taken for one whose
-	// owner has not come to it yet.
+	// youth is how long a folder is left alone after its last change: its owner
+	// may be about to lock it.
 	youth = time.Minute
 )
 
@@ -45,7 +46,7 @@ func newRunDir(getenv func(string) string) (*runDir, error) {
 	}
 	if err != nil {
 		_ = lock.Close()
-		_ = os.RemoveAll(path)
+		_ = removeRunDir(path)
 		return nil, fmt.Errorf("cannot lock %s: %w", path, err)
 	}
 	return &runDir{path: path, lock: lock}, nil
@@ -66,7 +67,22 @@ func runDirBase(getenv func(string) string) string {
 }
 
 func (d *runDir) remove() error {
-	return errors.Join(os.RemoveAll(d.path), d.lock.Close())
+	return errors.Join(removeRunDir(d.path), d.lock.Close())
+}
+
+// removeRunDir removes what hosts and plugins put into such a folder, and the
+// folder. Where there is anything else it fails, and leaves that where it is.
+func removeRunDir(path string) error {
+	dirs, _ := filepath.Glob(filepath.Join(globQuote(path), socketDirs))
+	for _, dir := range dirs {
+		files, _ := filepath.Glob(filepath.Join(globQuote(dir), sockets))
+		for _, file := range files {
+			_ = os.Remove(file)
+		}
+		_ = os.Remove(dir)
+	}
+	_ = os.Remove(filepath.Join(path, lockName))
+	return os.Remove(path)
 }
 
 // sweep removes the folders of this user's hosts that are gone. It is a
@@ -78,19 +94,21 @@ func sweep(base string) {
 		if unix.Lstat(dir, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() {
 			continue
 		}
-		if abandoned(dir, time.Unix(st.Mtim.Unix())) {
-			_ = os.RemoveAll(dir)
+		if time.Since(time.Unix(st.Mtim.Unix())) > youth && abandoned(dir) {
+			_ = removeRunDir(dir)
 		}
 	}
 }
 
-func abandoned(dir string, changed time.Time) bool {
+// abandoned says whether no living host holds the lock of a folder in which is
+// nothing but what hosts put there.
+func abandoned(dir string) bool {
 	if !onlyOurs(dir) {
 		return false
 	}
 	lock, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR, 0)
 	if err != nil {
-		return errors.Is(err, os.ErrNotExist) && time.Since(changed) > youth
+		return errors.Is(err, os.ErrNotExist)
 	}
 	defer func() { _ = lock.Close() }()
 	return unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil

@@ -16,8 +16,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
+	"github.com/flexnbd/flexnbd/core/logging"
 	"github.com/flexnbd/flexnbd/sdk/wire"
 )
 
@@ -26,43 +28,57 @@ import (
 // any grandchild holds its output.
 //
 // One goroutine, the reaper, waits for the process and closes exited; everybody
-// else waits for that.
+// else waits for that. Another one, the relay, logs what the process says on its
+// standard error and then closes relayed.
 type runner struct {
 	program Program
+	log     hclog.Logger
 	cmd     *exec.Cmd
 	child   *os.File // the plugin's end of the descriptor channel, until Start
 
 	stdout, stderr *output
 	pid            atomic.Int32  // 0 until Start
-	killed         atomic.Bool   // Kill was called before it ended
 	exited         chan struct{} // closed by the reaper
 	exit           error         // nil, or how it ended; valid once exited is closed
+	relayed        chan struct{} // closed by the relay
+	settled        chan struct{} // closed by settle
+
+	settling sync.Once
+
+	mu     sync.Mutex
+	killed bool // Kill was called before it ended
+	reaped bool // the process's number may be somebody else's by now
 }
 
 // lastWords is how long the output is still read after the process has ended,
 // in case a grandchild holds it open.
 const lastWords = 500 * time.Millisecond
 
-func newRunner(program Program, child *os.File) (*runner, error) {
+func newRunner(program Program, child *os.File, log hclog.Logger) (*runner, error) {
 	cmd := exec.Command(program.exe)
 	cmd.Args = program.args
 	cmd.Env = append(environment(), wire.EnvDescriptorChannel+"=3")
-	cmd.Dir = "/" // a plugin keeps no file system from being unmounted
+	// cmd.Dir stays empty: a relative --file means the same to the plugin as to
+	// whoever started the host.
 	cmd.ExtraFiles = []*os.File{child}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	r := &runner{program: program, cmd: cmd, child: child, exited: make(chan struct{})}
+	r := &runner{
+		program: program, log: log, cmd: cmd, child: child,
+		exited: make(chan struct{}), relayed: make(chan struct{}), settled: make(chan struct{}),
+	}
 	var err error
 	if r.stdout, cmd.Stdout, err = newOutput(); err != nil {
 		return nil, err
 	}
 	if r.stderr, cmd.Stderr, err = newOutput(); err != nil {
 		_ = r.stdout.Close()
+		_ = cmd.Stdout.(*os.File).Close()
 		return nil, err
 	}
 	return r, nil
 }
 
-// Start starts the process and its reaper.
+// Start starts the process, its reaper and its relay.
 func (r *runner) Start(context.Context) error {
 	err := r.cmd.Start()
 	// The child has its own copies now; with ours open we would never see the
@@ -75,10 +91,17 @@ func (r *runner) Start(context.Context) error {
 	}
 	r.pid.Store(int32(r.cmd.Process.Pid))
 	go r.reap()
-	if r.killed.Load() { // the start was given up meanwhile
+	go r.relay()
+	if r.givenUp() { // meanwhile
 		return r.Kill(context.Background())
 	}
 	return nil
+}
+
+func (r *runner) givenUp() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.killed
 }
 
 // discard frees a runner that was never started, or whose start failed.
@@ -101,29 +124,45 @@ func (r *runner) reap() {
 			break
 		}
 	}
+	r.mu.Lock()
 	_ = unix.Kill(-pid, unix.SIGKILL)
-	r.exit = r.cmd.Wait()
+	r.exit = r.cmd.Wait() // at once: it has ended
+	r.reaped = true
+	r.mu.Unlock()
 	deadline := time.Now().Add(lastWords)
 	r.stdout.expire(deadline)
 	r.stderr.expire(deadline)
 	close(r.exited)
 }
 
-// Wait waits for the reaper.
+// relay logs what the process prints on its standard error until that ends.
+// go-plugin does not see it, because it panics at some lines and loses others:
+// see logging.RelayStderr.
+func (r *runner) relay() {
+	defer close(r.relayed)
+	_ = logging.RelayStderr(r.output(), r.stderr) // its end is all that output.Read reports
+}
+
+// Wait waits for the reaper, and until go-plugin's client is made or given up:
+// a client whose process ends in the middle of that leaves goroutines behind.
 func (r *runner) Wait(context.Context) error {
 	<-r.exited
+	<-r.settled
 	return r.exit
 }
+
+// settle lets Wait return.
+func (r *runner) settle() { r.settling.Do(func() { close(r.settled) }) }
 
 // Kill kills the process group at once, or as soon as it is started. SIGKILL
 // also ends a stopped process.
 func (r *runner) Kill(context.Context) error {
-	select {
-	case <-r.exited:
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.reaped {
 		return nil
-	default:
 	}
-	r.killed.Store(true)
+	r.killed = true
 	pid := int(r.pid.Load())
 	if pid == 0 {
 		return nil
@@ -138,7 +177,7 @@ func (r *runner) Kill(context.Context) error {
 // itself.
 func (r *runner) wasKilled() bool {
 	var exit *exec.ExitError
-	if !r.killed.Load() || !errors.As(r.exit, &exit) {
+	if !r.givenUp() || !errors.As(r.exit, &exit) {
 		return false
 	}
 	status, ok := exit.Sys().(syscall.WaitStatus)
@@ -148,7 +187,7 @@ func (r *runner) wasKilled() bool {
 // The rest of go-plugin's runner.Runner.
 
 func (r *runner) Stdout() io.ReadCloser           { return r.stdout }
-func (r *runner) Stderr() io.ReadCloser           { return r.stderr }
+func (r *runner) Stderr() io.ReadCloser           { return io.NopCloser(eof{}) } // see relay
 func (r *runner) Name() string                    { return r.program.Name }
 func (r *runner) Diagnose(context.Context) string { return "" } // see diagnose.go
 
@@ -166,6 +205,11 @@ func (r *runner) PluginToHost(network, addr string) (string, string, error) {
 func (r *runner) HostToPlugin(network, addr string) (string, string, error) {
 	return network, addr, nil
 }
+
+// eof is a reader at its end.
+type eof struct{}
+
+func (eof) Read([]byte) (int, error) { return 0, io.EOF }
 
 // output is the reading end of a plugin's standard output or error. It remembers
 // the beginning and the end of what went by, for the message when a start fails.

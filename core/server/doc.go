@@ -10,10 +10,14 @@
 //
 // When stop ends it closes the listener and tells the sessions, which refuse new
 // requests with ESHUTDOWN, finish those in flight and close. Then the disk is
-// flushed, and Run returns. When force ends, or the sessions take longer than
-// Config.StopTimeout, connections are cut and Config.Abandon is called, which has
-// to make every call of the Store fail: it kills the backend. So a client that
-// does not read, or a backend that hangs, delays the end but does not prevent it.
+// flushed, and Run returns.
+//
+// When the sessions take longer than Config.StopTimeout, their connections are
+// cut. A client that does not read loses its connection by that, and nothing else:
+// the flush still takes place. Only a session that does not end even so waits for
+// a backend that hangs. Then, and at once when force ends, Config.Abandon is
+// called, which has to make every call of the Store fail: it kills the backend. So
+// neither kind can prevent the end.
 //
 // The server closes neither the Export nor what is below it; whoever made them
 // does, after Run.

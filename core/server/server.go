@@ -30,8 +30,8 @@ type Config struct {
 	MaxClients int
 	// Abandon makes every call of the Export's Store fail, now and later.
 	Abandon func()
-	// StopTimeout bounds how long requests in flight may take to finish once
-	// the server stops. 0 means [DefaultStopTimeout].
+	// StopTimeout bounds how long clients may take to finish once the server
+	// stops. 0 means [DefaultStopTimeout].
 	StopTimeout time.Duration
 	// HandshakeTimeout is session.Config's.
 	HandshakeTimeout time.Duration
@@ -40,6 +40,10 @@ type Config struct {
 
 // DefaultStopTimeout is shorter than what service managers allow.
 const DefaultStopTimeout = 20 * time.Second
+
+// cutTimeout bounds how long the backend may take to finish what it was asked
+// once the connections are cut.
+const cutTimeout = 5 * time.Second
 
 // flushTimeout bounds the flush after the last session has ended.
 const flushTimeout = 20 * time.Second
@@ -140,20 +144,34 @@ func (s *Server) serve(ctx context.Context, stopping <-chan struct{}, log hclog.
 func (s *Server) finish(force context.Context, sessions *sync.WaitGroup, cut context.CancelFunc) error {
 	done := make(chan struct{})
 	go func() { sessions.Wait(); close(done) }()
-	timeout := time.NewTimer(s.config.StopTimeout)
-	defer timeout.Stop()
-	select {
-	case <-done:
-		return s.flush(force)
-	case <-timeout.C:
-		s.config.Log.Warn("requests in flight do not finish and are given up", "after", s.config.StopTimeout, "clients", s.Clients())
-	case <-force.Done():
-		s.config.Log.Warn("connections are cut", "clients", s.Clients())
+
+	ended := await(force, done, s.config.StopTimeout)
+	if !ended && force.Err() == nil {
+		s.config.Log.Warn("clients do not finish and are cut off", "after", s.config.StopTimeout, "clients", s.Clients())
+		cut()
+		ended = await(force, done, cutTimeout)
 	}
+	if ended {
+		return s.flush(force)
+	}
+	s.config.Log.Warn("requests in flight are given up, the backend is ended", "clients", s.Clients())
 	cut()
 	s.config.Abandon()
 	<-done
 	return errors.New("stopped before every request had finished; what was not flushed may be lost")
+}
+
+// await waits for done, for at most limit and no longer than until force ends.
+func await(force context.Context, done <-chan struct{}, limit time.Duration) bool {
+	timeout := time.NewTimer(limit)
+	defer timeout.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timeout.C:
+	case <-force.Done():
+	}
+	return false
 }
 
 func (s *Server) flush(force context.Context) error {

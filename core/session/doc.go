@@ -23,6 +23,17 @@
 // side and sends whatever is in the outbox with one system call. So nobody waits
 // for the client while a request of his is inside the export's gate.
 //
+// # What the client may believe
+//
+// Success is announced only with the data at hand, or with the first piece of
+// it. If a later piece then fails, a structured reply is padded and followed by an
+// error. A simple reply can say nothing any more, so the writer hangs up in the
+// middle of the data and sends nothing else, also not what other requests are
+// owed: the client would take it for the missing data.
+//
+// A request that finds the gate closed is not answered, BLOCK_STATUS included,
+// and the connection ends, so that the client asks again at the disk's new home.
+//
 // # What bounds memory
 //
 // A connection has at most maxRequests requests between their header's arrival
@@ -31,6 +42,8 @@
 // not take its replies fills its own budget and nothing else. Requests longer
 // than wire.MaxPayload pass in pieces; a long read that has to leave as one run
 // of bytes is streamed through two pieces (stream.go), one such read at a time.
+// Extent maps are looked up a few at a time, and what is said of them comes out
+// of the same budget (blockstatus.go).
 //
 // # Locks
 //

@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/flexnbd/flexnbd/core/nbd"
@@ -29,10 +32,41 @@ type handshake struct {
 // negotiate talks to the client until both enter the transmission phase. It
 // returns nil and no error when the client left by the rules.
 func negotiate(conn net.Conn, in *bufio.Reader, config Config) (*agreement, error) {
-	if err := conn.SetDeadline(time.Now().Add(config.HandshakeTimeout)); err != nil {
+	limit := time.Now().Add(config.HandshakeTimeout)
+	if err := conn.SetDeadline(limit); err != nil {
 		return nil, err
 	}
+	done := make(chan struct{})
+	var watcher sync.WaitGroup
+	watcher.Go(func() { hurry(conn, limit, config.Stopping, done) })
 	h := &handshake{out: conn, in: in, config: config}
+	agreed, err := h.run()
+	close(done)
+	watcher.Wait()
+	switch {
+	case h.stopping() && errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, nil
+	case agreed == nil || err != nil:
+		return nil, err
+	}
+	return agreed, conn.SetDeadline(time.Time{})
+}
+
+// hurry leaves a client that is in its handshake when the server stops only
+// farewellTime, in which it can learn of that.
+func hurry(conn net.Conn, limit time.Time, stopping, done <-chan struct{}) {
+	select {
+	case <-done:
+		return
+	case <-stopping:
+	}
+	if soon := time.Now().Add(farewellTime); soon.Before(limit) {
+		_ = conn.SetDeadline(soon)
+	}
+}
+
+// run is negotiate without the clock.
+func (h *handshake) run() (*agreement, error) {
 	if err := h.greet(); err != nil {
 		return nil, err
 	}
@@ -45,7 +79,7 @@ func negotiate(conn net.Conn, in *bufio.Reader, config Config) (*agreement, erro
 			return nil, err
 		}
 		if done {
-			return h.agreement(), conn.SetDeadline(time.Time{})
+			return h.agreement(), nil
 		}
 	}
 	return nil, fmt.Errorf("more than %d options", nbd.MaxOptions)
@@ -74,34 +108,64 @@ func (h *handshake) greet() error {
 // begins.
 func (h *handshake) option() (done bool, err error) {
 	header, data, err := nbd.ReadOption(h.in)
-	opt := header.Option
+	opt, tooBig := header.Option, errors.Is(err, nbd.ErrTooBig)
 	switch {
-	case errors.Is(err, nbd.ErrTooBig):
-		if opt == nbd.OptExportName {
-			return false, err // has no way to answer with an error
-		}
-		return false, h.refuse(opt, nbd.RepErrTooBig, fmt.Sprintf("more than %d bytes of data", nbd.MaxOptionLength))
-	case err != nil:
+	case err != nil && !tooBig:
 		return false, err
-	case !h.fixed && opt != nbd.OptExportName:
-		return false, fmt.Errorf("option %s from a client that is not fixed newstyle", opt)
-	}
-	switch opt {
-	case nbd.OptExportName:
+	case opt == nbd.OptExportName && tooBig:
+		return false, err // has no way to answer with an error
+	case opt == nbd.OptExportName:
 		return h.exportName(data)
-	case nbd.OptAbort:
+	case !h.fixed:
+		return false, fmt.Errorf("option %s from a client that is not fixed newstyle", opt)
+	case opt == nbd.OptAbort: // its data does not matter
 		_ = h.send(nbd.AppendOptionReply(nil, opt, nbd.RepAck, nil)) // it may be gone already
 		return false, errAborted
+	}
+	if opt == nbd.OptSetMetaContext {
+		h.allocation = false // replaced, whatever comes of it
+	}
+	switch {
+	case h.stopping():
+		return false, h.refuse(opt, nbd.RepErrShutdown, "the server shuts down")
+	case dataOf(opt) == noData && header.Length > 0:
+		return false, h.refuse(opt, nbd.RepErrInvalid, opt.String()+" takes no data")
+	case dataOf(opt) == someData && tooBig:
+		return false, h.refuse(opt, nbd.RepErrTooBig, fmt.Sprintf("more than %d bytes of data", nbd.MaxOptionLength))
+	}
+	switch opt {
 	case nbd.OptList:
-		return false, h.list(data)
+		return false, h.list()
 	case nbd.OptInfo, nbd.OptGo:
 		return h.info(opt, data)
 	case nbd.OptStructuredReply:
-		return false, h.structuredReply(data)
+		h.structured = true
+		return false, h.send(nbd.AppendOptionReply(nil, opt, nbd.RepAck, nil))
 	case nbd.OptListMetaContext, nbd.OptSetMetaContext:
 		return false, h.metaContext(opt, data)
 	}
-	return false, h.refuse(opt, nbd.RepErrUnsup, "this server does not know the option")
+	return false, h.refuse(opt, nbd.RepErrUnsup, "this server does not have the option")
+}
+
+// optionData says what an option comes with.
+type optionData int
+
+const (
+	anyData optionData = iota // nothing is known of the option
+	noData
+	someData
+)
+
+// dataOf knows also options that are not offered: what breaks the protocol is
+// ERR_INVALID, whether the option is there or not.
+func dataOf(opt nbd.Option) optionData {
+	switch opt {
+	case nbd.OptList, nbd.OptStartTLS, nbd.OptStructuredReply, nbd.OptExtendedHeaders:
+		return noData
+	case nbd.OptInfo, nbd.OptGo, nbd.OptListMetaContext, nbd.OptSetMetaContext:
+		return someData
+	}
+	return anyData
 }
 
 // exportName ends the handshake without an answer that could carry an error.
@@ -120,13 +184,7 @@ func (h *handshake) exportName(data []byte) (bool, error) {
 	return true, h.send(nbd.AppendExportNameReply(nil, uint64(h.config.Export.Size()), flags, h.noZeroes))
 }
 
-func (h *handshake) list(data []byte) error {
-	if len(data) != 0 {
-		return h.refuse(nbd.OptList, nbd.RepErrInvalid, "LIST takes no data")
-	}
-	if h.stopping() {
-		return h.refuse(nbd.OptList, nbd.RepErrShutdown, "the server shuts down")
-	}
+func (h *handshake) list() error {
 	server := nbd.AppendRepServer(nil, exportName, "")
 	out := nbd.AppendOptionReply(nil, nbd.OptList, nbd.RepServer, server)
 	return h.send(nbd.AppendOptionReply(out, nbd.OptList, nbd.RepAck, nil))
@@ -140,38 +198,23 @@ func (h *handshake) info(opt nbd.Option, data []byte) (bool, error) {
 		return false, h.refuse(opt, nbd.RepErrInvalid, err.Error())
 	case name != exportName:
 		return false, h.refuse(opt, nbd.RepErrUnknown, "there is only the default export, whose name is empty")
-	case h.stopping():
-		return false, h.refuse(opt, nbd.RepErrShutdown, "the server shuts down")
 	}
 	e := h.config.Export
 	out := nbd.AppendOptionReply(nil, opt, nbd.RepInfo,
 		nbd.AppendInfoExport(nil, uint64(e.Size()), transmissionFlags(e, h.structured)))
-	for _, info := range wanted {
-		switch info { // others may be ignored
-		case nbd.InfoName:
-			out = nbd.AppendOptionReply(out, opt, nbd.RepInfo, nbd.AppendInfoName(nil, exportName))
-		case nbd.InfoBlockSize:
-			out = nbd.AppendOptionReply(out, opt, nbd.RepInfo, nbd.AppendInfoBlockSize(nil, blockSizes(e)))
-		}
+	// Others may be ignored, and nothing is said twice.
+	if slices.Contains(wanted, nbd.InfoName) {
+		out = nbd.AppendOptionReply(out, opt, nbd.RepInfo, nbd.AppendInfoName(nil, exportName))
+	}
+	if slices.Contains(wanted, nbd.InfoBlockSize) {
+		out = nbd.AppendOptionReply(out, opt, nbd.RepInfo, nbd.AppendInfoBlockSize(nil, blockSizes(e)))
 	}
 	return opt == nbd.OptGo, h.send(nbd.AppendOptionReply(out, opt, nbd.RepAck, nil))
 }
 
-func (h *handshake) structuredReply(data []byte) error {
-	if len(data) != 0 {
-		return h.refuse(nbd.OptStructuredReply, nbd.RepErrInvalid, "STRUCTURED_REPLY takes no data")
-	}
-	h.structured = true
-	return h.send(nbd.AppendOptionReply(nil, nbd.OptStructuredReply, nbd.RepAck, nil))
-}
-
-// metaContext answers LIST_META_CONTEXT and SET_META_CONTEXT. The latter replaces
-// what was selected before, also when it fails.
+// metaContext answers LIST_META_CONTEXT and SET_META_CONTEXT.
 func (h *handshake) metaContext(opt nbd.Option, data []byte) error {
 	set := opt == nbd.OptSetMetaContext
-	if set {
-		h.allocation = false
-	}
 	if !h.structured {
 		return h.refuse(opt, nbd.RepErrInvalid, "ask for structured replies first")
 	}

@@ -5,6 +5,8 @@ package session
 import (
 	"net"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/flexnbd/flexnbd/sdk/wire"
 )
@@ -22,7 +24,7 @@ type reply struct {
 // headRoom is enough for every header and for all chunks of fixed length.
 const headRoom = 40
 
-// message starts a reply with what an nbd.Append function made.
+// setHead starts a reply with what an nbd.Append function made.
 func (r *reply) setHead(b []byte) { r.headLen = copy(r.head[:], b) }
 
 // outbox holds the replies that wait for the writer. put never blocks: how many
@@ -84,6 +86,7 @@ type writer struct {
 	sent   func(*reply) // called for each reply once, sent or not
 	broken func(error)  // called once, when the socket does not take any more
 
+	limited atomic.Bool // each write has a deadline
 	buffers net.Buffers
 	failed  bool
 }
@@ -112,18 +115,29 @@ func (w *writer) run() {
 	}
 }
 
+// limit gives every write sendTimeout from now on, the one under way included.
+// Any goroutine may call it.
+func (w *writer) limit() {
+	w.limited.Store(true)
+	_ = w.conn.SetWriteDeadline(time.Now().Add(sendTimeout))
+}
+
 // send writes a batch with as few calls as it can.
 func (w *writer) send(batch []reply) {
 	buffers := w.buffers[:0]
 	for i := range batch {
 		r := &batch[i]
-		buffers = append(buffers, r.head[:r.headLen])
+		if r.headLen > 0 {
+			buffers = append(buffers, r.head[:r.headLen])
+		}
 		if len(r.body) > 0 {
 			buffers = append(buffers, r.body)
 		}
 		if r.stream != nil {
 			buffers = w.flush(buffers)
-			r.stream.drain(w.write)
+			if !r.stream.drain(w.write) {
+				w.hangUp()
+			}
 		}
 		if len(buffers) >= writeBatch {
 			buffers = w.flush(buffers)
@@ -136,6 +150,7 @@ func (w *writer) send(batch []reply) {
 func (w *writer) flush(buffers net.Buffers) net.Buffers {
 	if len(buffers) > 0 && !w.failed {
 		out := buffers // WriteTo consumes its receiver
+		w.renew()
 		_, err := out.WriteTo(w.conn)
 		w.check(err)
 	}
@@ -145,9 +160,24 @@ func (w *writer) flush(buffers net.Buffers) net.Buffers {
 
 func (w *writer) write(b []byte) {
 	if !w.failed {
+		w.renew()
 		_, err := w.conn.Write(b)
 		w.check(err)
 	}
+}
+
+// renew starts the time of one write.
+func (w *writer) renew() {
+	if w.limited.Load() {
+		_ = w.conn.SetWriteDeadline(time.Now().Add(sendTimeout))
+	}
+}
+
+// hangUp sends nothing more, not even what is queued: the client would take it
+// for the data that it is still owed. Who cut the data short has told the reader.
+func (w *writer) hangUp() {
+	w.failed = true
+	closeWrite(w.conn)
 }
 
 func (w *writer) check(err error) {

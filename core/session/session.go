@@ -37,8 +37,10 @@ const (
 	// DefaultHandshakeTimeout is what qemu allows too. Without a limit,
 	// connections that never say anything would use up the server.
 	DefaultHandshakeTimeout = 10 * time.Second
-	// sendTimeout bounds how long the last replies may take once the client
-	// sends nothing any more.
+	// farewellTime is how long a handshake may go on once the server stops.
+	farewellTime = time.Second
+	// sendTimeout is how long a client that sends nothing any more may leave
+	// the server waiting while it sends the last replies.
 	sendTimeout = 30 * time.Second
 	// lingerTimeout is how long the close waits for the client to close too,
 	// so that replies it has not read yet are not destroyed by a reset.
@@ -58,31 +60,54 @@ func Serve(ctx context.Context, conn net.Conn, config Config) error {
 	if config.HandshakeTimeout == 0 {
 		config.HandshakeTimeout = DefaultHandshakeTimeout
 	}
-	cut := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	defer cut()
-	defer func() { _ = conn.Close() }()
+	closed := make(chan struct{})
+	spare := context.AfterFunc(ctx, func() {
+		_ = conn.Close()
+		close(closed)
+	})
+	defer func() {
+		if !spare() {
+			<-closed
+		}
+		_ = conn.Close()
+	}()
 
 	in := bufio.NewReaderSize(conn, readBuffer)
 	agreed, err := negotiate(conn, in, config)
-	if err != nil || agreed == nil {
-		return describe(ctx, "handshake", err)
+	if err != nil {
+		return describe(ctx, "handshake", withoutEOF(err))
 	}
-	t := newTransmission(ctx, conn, in, config, agreed)
-	err = t.run()
+	if agreed != nil {
+		err = newTransmission(ctx, conn, in, config, agreed).run()
+	}
 	linger(conn)
 	return describe(ctx, "transmission", err)
+}
+
+// withoutEOF is nil for a client that left without a word, as many do.
+func withoutEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
 }
 
 // linger closes the write side and waits for the client to close its own: data
 // that arrives at a closed socket makes the kernel send a reset, which destroys
 // replies on their way.
 func linger(conn net.Conn) {
-	half, ok := conn.(interface{ CloseWrite() error })
-	if !ok || half.CloseWrite() != nil {
+	if !closeWrite(conn) {
 		return
 	}
 	_ = conn.SetReadDeadline(time.Now().Add(lingerTimeout))
 	_, _ = io.Copy(io.Discard, conn)
+}
+
+// closeWrite tells the client that nothing more comes. It returns false where
+// that can't be told without closing.
+func closeWrite(conn net.Conn) bool {
+	half, ok := conn.(interface{ CloseWrite() error })
+	return ok && half.CloseWrite() == nil
 }
 
 // describe makes the error that Serve returns of one that ended a phase.
@@ -92,8 +117,6 @@ func describe(ctx context.Context, phase string, err error) error {
 		return nil
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s: cut off by the server", phase)
-	case errors.Is(err, io.EOF):
-		return nil // left without a word, as many clients do
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return fmt.Errorf("%s: the client took too long", phase)
 	}

@@ -3,8 +3,10 @@
 package session
 
 import (
+	"errors"
 	"fmt"
 
+	"github.com/flexnbd/flexnbd/core/export"
 	"github.com/flexnbd/flexnbd/core/nbd"
 	"github.com/flexnbd/flexnbd/sdk/wire"
 )
@@ -20,6 +22,7 @@ import (
 type stream struct {
 	ready chan []byte   // pieces to send, in order; closed by the reading side
 	sent  chan struct{} // one token for each piece that the writer is done with
+	short bool          // less was sent than was announced; set before ready is closed
 }
 
 // streamDepth is how many payloads a stream reads into in turn.
@@ -27,11 +30,20 @@ const streamDepth = 2
 
 // drain is the writer's side: it sends what comes until the stream ends. write
 // does nothing once the socket has failed, so that the reading side goes on.
-func (s *stream) drain(write func([]byte)) {
+// whole is false when the client still waits for data, so that it would take
+// whatever is sent next for that.
+func (s *stream) drain(write func([]byte)) (whole bool) {
 	for b := range s.ready {
 		write(b)
 		s.sent <- struct{}{}
 	}
+	return !s.short
+}
+
+// send hands one piece over and waits until the writer is done with it.
+func (s *stream) send(b []byte) {
+	s.ready <- b
+	<-s.sent
 }
 
 // stream carries a call out. There is one at a time on a connection.
@@ -63,31 +75,43 @@ func (t *transmission) stream(c *call) {
 	t.outbox.put(c.streamHead(s))
 	err = s.feed(a, first, t.agreed.structured)
 	close(s.ready)
-	t.outbox.put(c.streamEnd(err))
+	t.outbox.put(c.streamEnd(s, err))
 }
 
 // feed hands the pieces to the writer, each payload being read into again once
 // it was sent. It returns when all of it is sent. After a failure a structured
-// reply is padded to its announced length; a simple one stops short.
+// reply is padded to its announced length. A simple one stops short, since it has
+// announced success, and so does every stream on a connection that has to end.
 func (s *stream) feed(a *readAhead, b []byte, pad bool) error {
-	var failed error
 	for {
-		s.ready <- b
-		<-s.sent
-		a.start()
+		s.send(b)
 		if a.taken == a.length {
-			return failed
+			return nil
 		}
 		if a.t.fatal.Load() != nil {
-			return failed // nobody listens any more
+			s.short = true
+			return nil
 		}
+		a.start()
 		var err error
-		if b, err = a.next(); err != nil && failed == nil {
-			failed = err
+		if b, err = a.next(); err == nil {
+			continue
 		}
-		if failed != nil && !pad {
-			return failed
+		if pad && !errors.Is(err, export.ErrMovedAway) {
+			s.pad(int64(len(b)) + a.length - a.taken)
+		} else {
+			s.short = true
 		}
+		return err
+	}
+}
+
+// pad sends n zeroes.
+func (s *stream) pad(n int64) {
+	for n > 0 {
+		b := zeroes[:min(n, wire.MaxPayload)]
+		s.send(b)
+		n -= int64(len(b))
 	}
 }
 
@@ -102,15 +126,17 @@ func (c *call) streamHead(s *stream) reply {
 	return r
 }
 
-// streamEnd ends the reply behind the data. A simple reply that failed can't be
-// ended: success was announced, so the connection has to go.
-func (c *call) streamEnd(err error) reply {
+// streamEnd ends the reply behind the data. One that stopped short can't be
+// ended: the connection has to go.
+func (c *call) streamEnd(s *stream, err error) reply {
 	switch {
-	case err != nil && c.t.agreed.structured:
-		return c.failed(err)
-	case err != nil:
-		c.t.fail(fmt.Errorf("READ failed after its simple reply had begun: %w", err))
+	case s.short && err != nil:
+		c.t.fail(fmt.Errorf("READ failed after its reply had begun: %w", err))
 		return reply{call: c}
+	case s.short:
+		return reply{call: c} // the connection ends already
+	case err != nil:
+		return c.failed(err)
 	}
 	r := reply{call: c}
 	if c.t.agreed.structured {
@@ -144,7 +170,7 @@ func (a *readAhead) start() {
 	w := newWaiter(wire.Request{Op: wire.OpRead, Offset: a.offset + a.begun, Length: n, Data: data})
 	a.reads[slot(a.begun)] = w
 	a.begun += n
-	a.t.queue.Submit([]*wire.Request{&w.request})
+	a.t.start([]*wire.Request{&w.request})
 }
 
 // next waits for the next piece in order and returns its bytes. After an error

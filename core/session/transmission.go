@@ -34,32 +34,35 @@ type transmission struct {
 	agreed *agreement
 	log    hclog.Logger
 
-	queue  wire.Queue
-	batch  []*wire.Request // read, not yet submitted; the reader's own
-	outbox *outbox
+	queue    wire.Queue
+	batch    []*wire.Request // read, not yet submitted; the reader's own
+	inFlight sync.WaitGroup  // requests submitted whose sink has not returned
+	outbox   *outbox
 
-	slots   chan struct{}  // one token for each request that is not answered
-	tasks   sync.WaitGroup // goroutines that work on one request each
-	streams chan struct{}  // holds the token of the one streamed read
+	slots    chan struct{}  // one token for each request that is not answered
+	tasks    sync.WaitGroup // goroutines that work on one request each
+	streams  chan struct{}  // holds the token of the one streamed read
+	statuses chan struct{}  // holds a token for each BLOCK_STATUS that is looked up
 
 	stopping atomic.Bool  // the server shuts down
-	active   atomic.Int64 // requests accepted and not answered
+	active   atomic.Int64 // requests that the end of a stopping server waits for
 	stop     <-chan struct{}
 	fatal    atomic.Pointer[error] // why the connection has to end
 }
 
 func newTransmission(ctx context.Context, conn net.Conn, in *bufio.Reader, config Config, agreed *agreement) *transmission {
 	t := &transmission{
-		ctx:     ctx,
-		conn:    conn,
-		in:      in,
-		export:  config.Export,
-		agreed:  agreed,
-		log:     config.Log,
-		outbox:  newOutbox(),
-		slots:   make(chan struct{}, maxRequests),
-		streams: make(chan struct{}, 1),
-		stop:    config.Stopping,
+		ctx:      ctx,
+		conn:     conn,
+		in:       in,
+		export:   config.Export,
+		agreed:   agreed,
+		log:      config.Log,
+		outbox:   newOutbox(),
+		slots:    make(chan struct{}, maxRequests),
+		streams:  make(chan struct{}, 1),
+		statuses: make(chan struct{}, maxStatuses),
+		stop:     config.Stopping,
 	}
 	t.queue = t.export.NewQueue(ctx, t.sink)
 	return t
@@ -67,7 +70,7 @@ func newTransmission(ctx context.Context, conn net.Conn, in *bufio.Reader, confi
 
 // run is the whole phase. When it returns, every request has been carried out,
 // every reply that the client would take has been sent, and nothing runs any
-// more.
+// more. The queue outlives the last reply, which may be sent out of its memory.
 func (t *transmission) run() error {
 	var writers sync.WaitGroup
 	w := &writer{conn: t.conn, outbox: t.outbox, sent: t.sent, broken: t.fail}
@@ -78,15 +81,15 @@ func (t *transmission) run() error {
 
 	err := t.receive()
 
-	_ = t.conn.SetWriteDeadline(time.Now().Add(sendTimeout))
+	w.limit()
 	t.submit()
 	t.tasks.Wait()
-	closeErr := t.queue.Close() // waits for what is in flight
+	t.inFlight.Wait()
 	t.outbox.close()
 	writers.Wait()
 	close(done)
 	watchers.Wait()
-	return errors.Join(t.reason(err), closeErr)
+	return errors.Join(t.reason(err), t.queue.Close())
 }
 
 // reason is why the phase ended: what failed first, not what failed because of
@@ -98,7 +101,7 @@ func (t *transmission) reason(received error) error {
 	if t.stopping.Load() && errors.Is(received, os.ErrDeadlineExceeded) {
 		return nil // watchStop woke the reader
 	}
-	return received
+	return withoutEOF(received)
 }
 
 // fail ends the connection: the reader is woken and finds nothing more to read.
@@ -121,7 +124,8 @@ func (t *transmission) watchStop(done <-chan struct{}) {
 }
 
 // leaveIfIdle ends the phase of a stopping server once the requests that were
-// accepted before have been answered.
+// accepted before have been answered. A request counts in active before it looks
+// at stopping, so that it is either refused or waited for.
 func (t *transmission) leaveIfIdle() {
 	if t.stopping.Load() && t.active.Load() == 0 {
 		t.wakeReader()
@@ -131,7 +135,7 @@ func (t *transmission) leaveIfIdle() {
 // receive reads requests until the client leaves or the connection breaks. It is
 // the only one who reads from the socket.
 func (t *transmission) receive() error {
-	for {
+	for t.fatal.Load() == nil {
 		r, err := t.nextRequest()
 		switch {
 		case errors.Is(err, nbd.ErrMagic):
@@ -151,6 +155,7 @@ func (t *transmission) receive() error {
 			return err
 		}
 	}
+	return nil
 }
 
 // nextRequest returns the next header. What was read before is submitted first
@@ -189,11 +194,13 @@ func (t *transmission) takeSlot() error {
 
 // handle carries a request out, or refuses it. An error ends the connection.
 func (t *transmission) handle(c *call) error {
+	t.active.Add(1)
 	bad := t.validate(c.request)
 	if bad == nil && t.stopping.Load() {
 		bad = &refusal{nbd.ESHUTDOWN, "the server shuts down"}
 	}
 	if bad != nil {
+		defer t.settled()
 		if c.request.Command == nbd.CmdWrite { // no other command has a payload
 			if err := t.discard(int64(c.request.Length)); err != nil {
 				return err
@@ -203,7 +210,6 @@ func (t *transmission) handle(c *call) error {
 		return nil
 	}
 	c.accepted = true
-	t.active.Add(1)
 	if c.request.Length == 0 && c.request.Command != nbd.CmdFlush {
 		c.finish()
 		return nil
@@ -246,9 +252,15 @@ func (t *transmission) submit() {
 	if len(t.batch) == 0 {
 		return
 	}
-	t.queue.Submit(t.batch)
+	t.start(t.batch)
 	clear(t.batch)
 	t.batch = t.batch[:0]
+}
+
+// start submits requests. Any goroutine may.
+func (t *transmission) start(requests []*wire.Request) {
+	t.inFlight.Add(len(requests))
+	t.queue.Submit(requests)
 }
 
 // borrow returns payload memory. The batch goes out before it waits, since the
@@ -266,6 +278,7 @@ func (t *transmission) sink(done []*wire.Request) {
 	for _, r := range done {
 		r.Owner.(owner).completed()
 	}
+	t.inFlight.Add(-len(done))
 }
 
 // owner is the Owner of every request that a session submits.
@@ -281,8 +294,13 @@ func (t *transmission) sent(r *reply) {
 		return
 	}
 	if r.call.accepted {
-		t.active.Add(-1)
-		t.leaveIfIdle()
+		t.settled()
 	}
 	<-t.slots
+}
+
+// settled says that a stopping server need not wait for a request any more.
+func (t *transmission) settled() {
+	t.active.Add(-1)
+	t.leaveIfIdle()
 }

@@ -24,7 +24,7 @@ func (t *transmission) validate(r nbd.Request) *refusal {
 	}
 	allowed, known := t.allowedFlags(r.Command)
 	if !known {
-		return &refusal{nbd.EINVAL, "unknown command " + r.Command.String()}
+		return &refusal{nbd.EINVAL, r.Command.String() + " is unknown or was not agreed on"}
 	}
 	if bad := t.checkRange(r); bad != nil {
 		return bad
@@ -41,7 +41,7 @@ func (t *transmission) allowedFlags(c nbd.Command) (allowed nbd.CommandFlags, kn
 	allowed = nbd.CmdFlagFUA
 	switch c {
 	case nbd.CmdRead:
-		if t.agreed.structured {
+		if t.agreed.flags.Has(nbd.FlagSendDF) {
 			allowed |= nbd.CmdFlagDF
 		}
 	case nbd.CmdWrite, nbd.CmdFlush, nbd.CmdTrim:

@@ -51,6 +51,6 @@ func (t *transmission) discard(n int64) error {
 	if int64(t.in.Buffered()) < n {
 		t.submit()
 	}
-	_, err := io.CopyN(io.Discard, t.in, n)
+	_, err := t.in.Discard(int(n))
 	return midway(err)
 }

@@ -20,7 +20,7 @@ func (t *transmission) zero(c *call) {
 		for left > 0 {
 			n := min(left, export.MaxZeroPiece)
 			w := newWaiter(wire.Request{Op: wire.OpZero, Flags: c.flags(), Offset: off, Length: n})
-			t.queue.Submit([]*wire.Request{&w.request})
+			t.start([]*wire.Request{&w.request})
 			if err := w.wait(); err != nil {
 				c.fail(err)
 				break

@@ -89,7 +89,7 @@ func (a *aligner) WriteAt(ctx context.Context, p []byte, off int64, flags store.
 
 // PunchHole punches the whole blocks and writes zeroes to the rest, which is
 // less than two blocks. The whole blocks come first: only they can be refused,
-// and then nothing has changed. With Discard the rest stays as it is.
+// and then nothing has changed. Of a disk that discards, the rest stays as it is.
 func (a *aligner) PunchHole(ctx context.Context, off, length int64, flags store.Flags) error {
 	if a.info.ReadOnly {
 		return store.ErrReadOnly
@@ -103,7 +103,7 @@ func (a *aligner) PunchHole(ctx context.Context, off, length int64, flags store.
 			return err
 		}
 	}
-	if flags&store.Discard != 0 {
+	if flags&store.Discard != 0 && a.info.CanDiscard {
 		return nil
 	}
 	for _, edge := range [...]run{head, tail} {

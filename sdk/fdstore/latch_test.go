@@ -6,9 +6,10 @@ import (
 	"context"
 	"errors"
 	"os"
+	"runtime"
 	"sync"
 	"testing"
-	"testing/synctest"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -106,20 +107,25 @@ func TestCancelledSyncIsNoLostWrite(t *testing.T) {
 // The kernel tells the first of two syncs, whose return is slow. The second one
 // was told that all is well, and must not believe it.
 func TestSyncWaitsForThoseBesideIt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var l latch
-		if err := errors.Join(l.enter(), l.enter()); err != nil {
-			t.Fatal(err)
+	var l latch
+	if err := errors.Join(l.enter(), l.enter()); err != nil {
+		t.Fatal(err)
+	}
+	second := make(chan error, 1)
+	go func() { second <- l.leave(nil) }()
+
+	// A lock that somebody waits for exclusively is not given out shared.
+	for deadline := time.Now().Add(10 * time.Second); l.running.TryRLock(); runtime.Gosched() {
+		l.running.RUnlock()
+		if time.Now().After(deadline) {
+			t.Fatal("the second sync does not wait")
 		}
-		second := make(chan error, 1)
-		go func() { second <- l.leave(nil) }()
-		synctest.Wait()
-		select {
-		case err := <-second:
-			t.Fatalf("the second sync returned %v before the first had told how it fared", err)
-		default:
-		}
-		wantError(t, l.leave(unix.EIO), unix.EIO)
-		wantError(t, <-second, unix.EIO)
-	})
+	}
+	select {
+	case err := <-second:
+		t.Fatalf("the second sync returned %v before the first had told how it fared", err)
+	default:
+	}
+	wantError(t, l.leave(unix.EIO), unix.EIO)
+	wantError(t, <-second, unix.EIO)
 }

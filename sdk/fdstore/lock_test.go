@@ -28,7 +28,7 @@ func TestLockLetsInOneWriterOrManyReaders(t *testing.T) {
 			f := image(t, t.TempDir(), 4096, os.O_RDWR)
 			first := serve(t, f, c.first, linux)
 			again := reopen(t, f.Name(), os.O_RDWR)
-			second, err := New(again, c.second)
+			_, err := New(again, c.second)
 			if c.free {
 				if err != nil {
 					t.Fatal(err)
@@ -39,7 +39,8 @@ func TestLockLetsInOneWriterOrManyReaders(t *testing.T) {
 			if err := first.Close(); err != nil {
 				t.Fatal(err)
 			}
-			if second, err = New(again, c.second); err != nil {
+			second, err := New(again, c.second)
+			if err != nil {
 				t.Fatalf("after the first server has closed the image: %v", err)
 			}
 			if err := second.Flush(context.Background()); err != nil {

@@ -44,7 +44,8 @@ func (r *regular) describe(info *store.Info) error {
 	info.CanExtents = r.canSeek()
 	if !info.ReadOnly {
 		info.CanPunch = r.canPunch()
-		info.CanKeepAllocated = true // if need be by writing zeroes
+		info.CanDiscard = !info.CanPunch // doing nothing is cheaper than writing zeroes
+		info.CanKeepAllocated = true     // if need be by writing zeroes
 		info.CanFast = true
 	}
 	return nil
@@ -63,7 +64,8 @@ func (r *regular) canSeek() bool {
 
 // punch frees the range, or with KeepAllocated turns it into allocated space
 // that reads as zeroes. A file system that cannot do it has zeroes written to
-// it, unless that is too slow for the caller (Fast) or not asked for (Discard).
+// it, unless that is too slow for the caller (Fast) or more than was asked for
+// (Discard).
 func (r *regular) punch(ctx context.Context, off, length int64, flags store.Flags) error {
 	mode := uint32(unix.FALLOC_FL_PUNCH_HOLE)
 	if flags&store.KeepAllocated != 0 {
@@ -75,7 +77,7 @@ func (r *regular) punch(ctx context.Context, off, length int64, flags store.Flag
 		return nil
 	case !unsupported(err):
 		return r.failed(fmt.Sprintf("zeroing %d bytes at %d", length, off), err)
-	case flags&store.Discard != 0:
+	case flags&store.Discard != 0 && r.info.CanDiscard:
 		return nil
 	case flags&store.Fast != 0:
 		return store.ErrNotSupported

@@ -163,6 +163,9 @@ func TestFailedNewLeavesTheFileToTheCaller(t *testing.T) {
 	}
 }
 
+// set stores v in a field that is an int32 on arm64.
+func set[T int32 | int64](field *T, v int64) { *field = T(v) }
+
 func TestPreferredBlockComesFromStat(t *testing.T) {
 	for blksize, want := range map[int64]uint32{
 		4096: 4096, 512: 512, 1 << 20: 1 << 20,
@@ -171,7 +174,7 @@ func TestPreferredBlockComesFromStat(t *testing.T) {
 		sys := linux
 		sys.fstat = func(fd int, st *unix.Stat_t) error {
 			err := linux.fstat(fd, st)
-			st.Blksize = blksize
+			set(&st.Blksize, blksize)
 			return err
 		}
 		s := serve(t, image(t, t.TempDir(), 4096, os.O_RDWR), Options{}, sys)

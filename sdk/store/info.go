@@ -32,6 +32,10 @@ type Info struct {
 	CanKeepAllocated bool
 	// CanFast: PunchHole honours [Fast].
 	CanFast bool
+	// CanDiscard: PunchHole does something cheaper than zeroing with
+	// [Discard], and the range may read as anything afterwards. Without it the
+	// flag changes nothing, and the range reads as zeroes.
+	CanDiscard bool
 	// CanExtents: Extents knows more than "all data".
 	CanExtents bool
 

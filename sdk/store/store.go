@@ -60,8 +60,8 @@ const (
 	// changed nothing, where it would be no faster than writing zeroes.
 	Fast
 	// Discard tells PunchHole that the caller does not care what the range
-	// reads as afterwards. A store may then do something cheaper than
-	// zeroing, or nothing.
+	// reads as afterwards. A store with [Info.CanDiscard] may then do something
+	// cheaper than zeroing, or nothing; any other zeroes all the same.
 	Discard
 )
 

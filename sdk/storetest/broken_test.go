@@ -219,6 +219,14 @@ var breakages = []struct {
 			return s.PunchHole(ctx, start, end-start, 0)
 		}}
 	}},
+	{"DiscardReadsZeroUnlessAnnounced", "ignores discards and does not say so", func() *broken {
+		return &broken{punch: func(s mem, ctx ctxt, off, length int64, f flags) error {
+			if f&store.Discard != 0 {
+				return nil
+			}
+			return s.PunchHole(ctx, off, length, f)
+		}}
+	}},
 	{"ExtentsAreContiguousAndInRange", "starts at a block instead of at the offset", func() *broken {
 		return &broken{extents: func(s mem, ctx ctxt, off, length int64) ([]store.Extent, error) {
 			return s.Extents(ctx, off&^511, length)
@@ -483,11 +491,9 @@ func perform(t *testing.T, c clause, b *bench) []string {
 	return s.failures
 }
 
-// benchFor is newBench with one seed and no patience.
+// benchFor is newBench with one seed.
 func benchFor(t *testing.T, open Factory) *bench {
-	b := newBench(t, Suite{Open: open, Seed: 1})
-	b.patience = 50 * time.Millisecond
-	return b
+	return newBench(t, Suite{Open: open, Seed: 1})
 }
 
 func clauseNamed(t *testing.T, name string) clause {
@@ -527,6 +533,7 @@ func TestBrokenStoresAreCaught(t *testing.T) {
 func benchForBroken(t *testing.T, open Factory) *bench {
 	b := benchFor(t, func(_ testing.TB, size int64) store.Store { return memstore.New(size) })
 	b.Open = open
+	b.patience = 50 * time.Millisecond
 	b.info = open(t, leastFixed).Info()
 	return b
 }
@@ -586,7 +593,7 @@ func modest(size int64) store.Store {
 	return &broken{
 		Store: memstore.New(size),
 		info: func(i store.Info) store.Info {
-			return store.Info{Size: i.Size, Survives: store.SurvivesFlushed}
+			return store.Info{Size: i.Size, CanDiscard: true, Survives: store.SurvivesFlushed}
 		},
 		write: func(s mem, ctx ctxt, p []byte, off int64, f flags) error {
 			if f != 0 {
@@ -597,6 +604,9 @@ func modest(size int64) store.Store {
 		punch: func(s mem, ctx ctxt, off, length int64, f flags) error {
 			if f&^store.Discard != 0 {
 				return store.ErrNotSupported
+			}
+			if f != 0 {
+				return nil
 			}
 			return s.WriteAt(ctx, make([]byte, length), off, 0)
 		},

@@ -78,6 +78,19 @@ func discardChangesItsRangeOnly(t testing.TB, b *bench) {
 	}
 }
 
+func discardReadsZero(t testing.TB, b *bench) {
+	d := b.open(t, b.usual())
+	for _, flags := range []store.Flags{0, store.Fast, store.FUA, store.KeepAllocated} {
+		flags |= store.Discard
+		d.fill()
+		for _, s := range d.spans() {
+			if d.punch(s, flags) {
+				d.compare(s, fmt.Sprintf("though Info.CanDiscard is not set, after a discard of %d bytes at %d, flags %b", s.length, s.off, flags))
+			}
+		}
+	}
+}
+
 // readOnlyDiskRefusesChanges cannot write a known content first, so it compares
 // with the zeroes that a fresh disk has.
 func readOnlyDiskRefusesChanges(t testing.TB, b *bench) {

@@ -64,7 +64,7 @@ const (
 // usual is the size of most disks, in bytes: small, since there are many of
 // them and most clauses read them whole again and again, but at least sixteen
 // blocks.
-func (b *bench) usual() int64 { return max(256<<10, 16*b.unit) }
+func (b *bench) usual() int64 { return max(256<<10, 16*int64(b.info.MinBlock)) }
 
 // clause is one sentence of the contract.
 type clause struct {
@@ -98,6 +98,7 @@ var clauses = []clause{
 	{"FastPunchSucceedsOrChangesNothing", nil, fastPunchSucceedsOrChangesNothing},
 	{"KeepAllocatedPunchIsHonouredIfAnnounced", nil, keepAllocatedPunchIsHonoured},
 	{"DiscardChangesItsRangeOnly", nil, discardChangesItsRangeOnly},
+	{"DiscardReadsZeroUnlessAnnounced", noDiscard, discardReadsZero},
 
 	{"ExtentsAreContiguousAndInRange", always, extentsAreContiguous},
 	{"ExtentsCoverTheDiskInTurns", always, extentsCoverTheDisk},
@@ -123,6 +124,7 @@ var clauses = []clause{
 func always(*bench) bool             { return true }
 func readOnly(b *bench) bool         { return b.info.ReadOnly }
 func anySize(b *bench) bool          { return b.FixedSize == 0 && !b.info.ReadOnly }
+func noDiscard(b *bench) bool        { return !b.info.CanDiscard && !b.info.ReadOnly }
 func noExtents(b *bench) bool        { return !b.info.CanExtents }
 func handlesUnaligned(b *bench) bool { return b.unit == 1 && !b.info.ReadOnly }
 

@@ -79,6 +79,10 @@ func (b *backendServer) Open(ctx context.Context, r *backendv1.OpenRequest) (*ba
 	if err != nil {
 		return &backendv1.OpenResponse{Error: errorToProto(err)}, nil
 	}
+	if err := ctx.Err(); err != nil { // nobody is left to close it
+		_ = s.Close()
+		return nil, status.FromContextError(err).Err()
+	}
 	info := s.Info()
 	if err := info.Check(); err != nil {
 		_ = s.Close()
@@ -122,6 +126,9 @@ func (b *backendServer) Write(ctx context.Context, r *backendv1.WriteRequest) (*
 		return nil, err
 	}
 	defer leave()
+	if len(r.GetData()) > maxPayload {
+		return nil, status.Errorf(codes.InvalidArgument, "a write of %d bytes is over %d", len(r.GetData()), maxPayload)
+	}
 	if err := d.inside(r.GetOffset(), int64(len(r.GetData()))); err != nil {
 		return nil, err
 	}

@@ -75,6 +75,12 @@ func DialOptions() []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithInitialWindowSize(window),
 		grpc.WithInitialConnWindowSize(window),
+		// go-plugin takes answers of any size; a plugin must not make its host
+		// allocate what no call asks for.
+		grpc.WithDefaultCallOptions(
+			grpc.MaxCallRecvMsgSize(maxPayload+slack),
+			grpc.MaxCallSendMsgSize(maxPayload+slack),
+		),
 	}
 }
 

@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,9 +32,16 @@ type DescriptorChannel struct {
 
 	mu      sync.Mutex
 	next    uint64                   // the last token sent
-	arrived map[uint64]*os.File      // nobody has asked for these yet
+	arrived map[uint64]unclaimed     // nobody has asked for these yet
 	order   []uint64                 // tokens in arrived, oldest first
 	wanted  map[uint64]chan *os.File // somebody waits for these
+}
+
+// unclaimed is a descriptor that has arrived before it was asked for. Its file
+// is nil if the kernel had none free to put it in.
+type unclaimed struct {
+	file   *os.File
+	expiry *time.Timer
 }
 
 const (
@@ -40,6 +49,9 @@ const (
 	// maxUnclaimed bounds the descriptors that wait to be asked for. A call
 	// that was given up may leave one behind; the oldest goes first.
 	maxUnclaimed = 64
+	// unclaimedLife is how long such a one is kept: whoever asks does so within
+	// moments, and a socket that nobody wants keeps its peer waiting.
+	unclaimedLife = 2 * descriptorWait
 )
 
 // NewDescriptorChannel takes over f, one end of a SOCK_SEQPACKET socketpair.
@@ -55,10 +67,14 @@ func NewDescriptorChannel(f *os.File) (*DescriptorChannel, error) {
 		_ = c.Close()
 		return nil, fmt.Errorf("descriptor channel: a %T is no Unix socket", c)
 	}
+	if network := conn.LocalAddr().Network(); network != "unixpacket" {
+		_ = c.Close()
+		return nil, fmt.Errorf("descriptor channel: a socket of type %s does not keep messages apart", network)
+	}
 	ch := &DescriptorChannel{
 		conn:    conn,
 		done:    make(chan struct{}),
-		arrived: map[uint64]*os.File{},
+		arrived: map[uint64]unclaimed{},
 		wanted:  map[uint64]chan *os.File{},
 	}
 	go ch.receive()
@@ -105,13 +121,14 @@ func (ch *DescriptorChannel) Send(c syscall.Conn) (token uint64, err error) {
 }
 
 // Receive waits for the descriptor that token names and hands it over; the
-// caller closes it. It fails with ErrPluginGone when the channel ends first.
+// caller closes it. It fails with ErrPluginGone when the channel ends first, and
+// with EMFILE when it came and this process had no descriptor free for it.
 func (ch *DescriptorChannel) Receive(ctx context.Context, token uint64) (*os.File, error) {
 	ch.mu.Lock()
-	if f, ok := ch.arrived[token]; ok {
-		ch.forget(token)
+	if _, ok := ch.arrived[token]; ok {
+		f := ch.forget(token)
 		ch.mu.Unlock()
-		return f, nil
+		return received(token, f)
 	}
 	wait := make(chan *os.File, 1)
 	ch.wanted[token] = wait
@@ -119,7 +136,7 @@ func (ch *DescriptorChannel) Receive(ctx context.Context, token uint64) (*os.Fil
 
 	select {
 	case f := <-wait:
-		return f, nil
+		return received(token, f)
 	case <-ctx.Done():
 	case <-ch.done:
 	}
@@ -128,13 +145,20 @@ func (ch *DescriptorChannel) Receive(ctx context.Context, token uint64) (*os.Fil
 	ch.mu.Unlock()
 	select {
 	case f := <-wait: // it came while we were giving up
-		return f, nil
+		return received(token, f)
 	default:
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	return nil, fmt.Errorf("descriptor %d did not arrive: %w", token, ErrPluginGone)
+}
+
+func received(token uint64, f *os.File) (*os.File, error) {
+	if f == nil {
+		return nil, fmt.Errorf("descriptor %d is lost: this process has too many files open; raise its limit (ulimit -n, LimitNOFILE=): %w", token, unix.EMFILE)
+	}
+	return f, nil
 }
 
 // Done is closed when the other end is gone or Close was called.
@@ -146,9 +170,8 @@ func (ch *DescriptorChannel) Close() error {
 	<-ch.done
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
-	for token, f := range ch.arrived {
-		ch.forget(token)
-		_ = f.Close()
+	for token := range ch.arrived {
+		_ = ch.forget(token).Close()
 	}
 	return err
 }
@@ -160,21 +183,27 @@ func (ch *DescriptorChannel) receive() {
 	oob := make([]byte, unix.CmsgSpace(4*8))
 	for {
 		n, oobn, flags, _, err := ch.conn.ReadMsgUnix(buf, oob)
-		if err != nil {
+		// A message of no bytes reads as end-of-file and may still have brought
+		// a descriptor, so what came is looked at in any case.
+		token, fds, decodeErr := decodeDescriptor(buf[:max(n, 0)], oob[:oobn], flags)
+		if err != nil || decodeErr != nil {
+			for _, fd := range fds {
+				_ = unix.Close(fd)
+			}
 			return
 		}
-		token, f, err := decodeDescriptor(buf[:n], oob[:oobn], flags)
-		if err != nil {
-			return
+		var f *os.File
+		if len(fds) > 0 {
+			f = os.NewFile(uintptr(fds[0]), "received")
 		}
 		ch.deliver(token, f)
 	}
 }
 
-// decodeDescriptor takes one message apart. Whatever is wrong with it, no
-// descriptor that came with it stays open.
-func decodeDescriptor(msg, oob []byte, flags int) (uint64, *os.File, error) {
-	var fds []int
+// decodeDescriptor takes one message apart. It returns every descriptor that
+// came with it, also beside an error: they are the caller's to close. A good
+// message has one, or none where this process had no room for it.
+func decodeDescriptor(msg, oob []byte, flags int) (token uint64, fds []int, err error) {
 	cmsgs, err := unix.ParseSocketControlMessage(oob)
 	for i := range cmsgs {
 		got, rightsErr := unix.ParseUnixRights(&cmsgs[i])
@@ -182,13 +211,12 @@ func decodeDescriptor(msg, oob []byte, flags int) (uint64, *os.File, error) {
 			fds = append(fds, got...)
 		}
 	}
-	if err == nil && len(msg) == tokenSize && len(fds) == 1 && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) == 0 {
-		return binary.BigEndian.Uint64(msg), os.NewFile(uintptr(fds[0]), "received"), nil
+	lost := len(fds) == 0 && flags&unix.MSG_CTRUNC != 0
+	whole := len(fds) == 1 && flags&unix.MSG_CTRUNC == 0
+	if err != nil || len(msg) != tokenSize || flags&unix.MSG_TRUNC != 0 || !whole && !lost {
+		return 0, fds, fmt.Errorf("descriptor channel: a message of %d bytes with %d descriptors", len(msg), len(fds))
 	}
-	for _, fd := range fds {
-		_ = unix.Close(fd)
-	}
-	return 0, nil, fmt.Errorf("descriptor channel: a message of %d bytes with %d descriptors", len(msg), len(fds))
+	return binary.BigEndian.Uint64(msg), fds, nil
 }
 
 func (ch *DescriptorChannel) deliver(token uint64, f *os.File) {
@@ -199,26 +227,34 @@ func (ch *DescriptorChannel) deliver(token uint64, f *os.File) {
 		wait <- f
 		return
 	}
-	if old, ok := ch.arrived[token]; ok { // a peer that repeats itself
-		ch.forget(token)
-		_ = old.Close()
+	if _, ok := ch.arrived[token]; ok { // a peer that repeats itself
+		_ = ch.forget(token).Close()
 	}
 	if len(ch.order) >= maxUnclaimed {
-		old := ch.arrived[ch.order[0]]
-		ch.forget(ch.order[0])
-		_ = old.Close()
+		_ = ch.forget(ch.order[0]).Close()
 	}
-	ch.arrived[token] = f
+	expiry := time.AfterFunc(unclaimedLife, func() { ch.expire(token, f) })
+	ch.arrived[token] = unclaimed{file: f, expiry: expiry}
 	ch.order = append(ch.order, token)
 }
 
-// forget removes token from what has arrived. ch.mu is held.
-func (ch *DescriptorChannel) forget(token uint64) {
-	delete(ch.arrived, token)
-	for i, t := range ch.order {
-		if t == token {
-			ch.order = append(ch.order[:i], ch.order[i+1:]...)
-			return
-		}
+// expire closes f if it still waits to be asked for.
+func (ch *DescriptorChannel) expire(token uint64, f *os.File) {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	if u, ok := ch.arrived[token]; ok && u.file == f {
+		_ = ch.forget(token).Close()
 	}
+}
+
+// forget removes token from what has arrived and returns its file, which is
+// nil, and may be closed all the same, if it was lost. ch.mu is held.
+func (ch *DescriptorChannel) forget(token uint64) *os.File {
+	u := ch.arrived[token]
+	u.expiry.Stop()
+	delete(ch.arrived, token)
+	if i := slices.Index(ch.order, token); i >= 0 {
+		ch.order = slices.Delete(ch.order, i, i+1)
+	}
+	return u.file
 }

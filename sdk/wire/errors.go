@@ -39,26 +39,28 @@ func errorToProto(err error) *pluginv1.Error {
 	if err == nil {
 		return nil
 	}
-	text := strings.ToValidUTF8(err.Error(), "?")
+	return &pluginv1.Error{Errno: int32(store.Errno(err)), Message: cut(err.Error())}
+}
+
+// cut makes text fit for the wire: valid UTF-8 of at most maxMessage bytes.
+func cut(text string) string {
+	text = strings.ToValidUTF8(text, "?")
 	if len(text) > maxMessage {
-		text = strings.ToValidUTF8(text[:maxMessage], "")
+		text = strings.ToValidUTF8(text[:maxMessage], "") // half a letter at the end
 	}
-	return &pluginv1.Error{Errno: int32(store.Errno(err)), Message: text}
+	return text
 }
 
 func errorFromProto(p *pluginv1.Error) error {
 	if p == nil {
 		return nil
 	}
-	e := &RemoteError{Message: p.GetMessage(), Errno: syscall.Errno(p.GetErrno())}
+	e := &RemoteError{Message: cut(p.GetMessage()), Errno: syscall.Errno(p.GetErrno())}
 	if p.GetErrno() <= 0 || p.GetErrno() > 4095 { // beyond what Linux uses
 		e.Errno = syscall.EIO
 	}
 	if e.Message == "" {
 		e.Message = e.Errno.Error()
-	}
-	if len(e.Message) > maxMessage {
-		e.Message = e.Message[:maxMessage]
 	}
 	return e
 }
@@ -75,6 +77,8 @@ func callError(ctx context.Context, call error, remote *pluginv1.Error) error {
 	switch s.Code() {
 	case codes.Unavailable, codes.Canceled:
 		return fmt.Errorf("%w: %s", ErrPluginGone, s.Message())
+	case codes.DeadlineExceeded: // the other end's clock was first
+		return context.DeadlineExceeded
 	case codes.Unimplemented:
 		return fmt.Errorf("the plugin does not know this call: %s: %w", s.Message(), store.ErrNotSupported)
 	}

@@ -9,8 +9,13 @@ import (
 	backendv1 "github.com/flexnbd/flexnbd/sdk/wire/proto/backend/v1"
 )
 
-// maxExtents is the most extents in one answer.
-const maxExtents = 1 << 20
+const (
+	// maxExtents is the most extents in one answer.
+	maxExtents = 1 << 20
+	// maxExtentBytes is the most that one of them takes in the message: a tag
+	// and a length, and the same with a number for each of its fields.
+	maxExtentBytes = 2 + 11 + 6
+)
 
 func extentsToProto(extents []store.Extent) []*backendv1.Extent {
 	if len(extents) > maxExtents {

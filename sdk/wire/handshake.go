@@ -4,6 +4,8 @@ package wire
 
 import (
 	"fmt"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/hashicorp/go-plugin"
 
@@ -65,8 +67,8 @@ func (k Kind) String() string {
 type Description struct {
 	Kind       Kind
 	Name       string // 1 to 64 of a-z, 0-9 and "-"
-	Version    string // at most 64 bytes
-	SDKVersion string
+	Version    string // at most 64 bytes of printable text; may be empty
+	SDKVersion string // the same
 }
 
 // Check returns nil, or what is wrong with the description.
@@ -76,10 +78,25 @@ func (d Description) Check() error {
 		return fmt.Errorf("unknown kind %d", d.Kind)
 	case !ValidName(d.Name):
 		return fmt.Errorf("name %.80q is not 1 to 64 of a-z, 0-9 and \"-\"", d.Name)
-	case len(d.Version) > 64 || len(d.SDKVersion) > 64:
-		return fmt.Errorf("a version is longer than 64 bytes")
+	case !validVersion(d.Version):
+		return fmt.Errorf("version %.80q is not printable text of at most 64 bytes", d.Version)
+	case !validVersion(d.SDKVersion):
+		return fmt.Errorf("SDK version %.80q is not printable text of at most 64 bytes", d.SDKVersion)
 	}
 	return nil
+}
+
+// validVersion keeps what is shown to people on one line.
+func validVersion(version string) bool {
+	if len(version) > 64 || !utf8.ValidString(version) {
+		return false
+	}
+	for _, r := range version {
+		if !unicode.IsPrint(r) {
+			return false
+		}
+	}
+	return true
 }
 
 // ValidName says whether name can be a plugin's name.

@@ -4,8 +4,12 @@ package wire
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
+	"unicode/utf8"
+
+	"google.golang.org/grpc"
 
 	"github.com/flexnbd/flexnbd/sdk/store"
 	backendv1 "github.com/flexnbd/flexnbd/sdk/wire/proto/backend/v1"
@@ -26,6 +30,9 @@ type remoteStore struct {
 var _ store.Store = (*remoteStore)(nil)
 
 func openRemote(ctx context.Context, backend backendv1.BackendClient, disk Disk) (store.Store, error) {
+	if err := sendable(disk); err != nil {
+		return nil, err
+	}
 	r, err := backend.Open(ctx, &backendv1.OpenRequest{
 		Location: disk.Location,
 		ReadOnly: disk.ReadOnly,
@@ -36,13 +43,28 @@ func openRemote(ctx context.Context, backend backendv1.BackendClient, disk Disk)
 		return nil, err
 	}
 	s := &remoteStore{backend: backend, disk: r.GetDisk()}
-	if s.info, err = infoFromProto(r.GetInfo()); err != nil {
+	s.info, err = infoFromProto(r.GetInfo())
+	if err == nil && r.GetLane() != LaneRPC {
+		err = fmt.Errorf("the plugin chose lane %.40q, which it was not offered", r.GetLane())
+	}
+	if err != nil {
+		_ = s.Close() // or its lock would outlast the refusal
 		return nil, err
 	}
-	if r.GetLane() != LaneRPC {
-		return nil, fmt.Errorf("the plugin chose lane %.40q, which it was not offered", r.GetLane())
-	}
 	return s, nil
+}
+
+// sendable returns nil if the wire, whose strings are UTF-8, can carry the
+// disk's name and options.
+func sendable(d Disk) error {
+	ok := utf8.ValidString(d.Location)
+	for key, value := range d.Options {
+		ok = ok && utf8.ValidString(key) && utf8.ValidString(value)
+	}
+	if !ok {
+		return fmt.Errorf("disk %.200q with options %.200q is not valid UTF-8, which plugins need; rename it or make a symbolic link to it: %w", d.Location, d.Options, store.ErrInvalid)
+	}
+	return nil
 }
 
 func (s *remoteStore) Info() store.Info { return s.info }
@@ -89,7 +111,8 @@ func (s *remoteStore) PunchHole(ctx context.Context, off, length int64, flags st
 }
 
 func (s *remoteStore) Extents(ctx context.Context, off, length int64) ([]store.Extent, error) {
-	r, err := s.backend.Extents(ctx, &backendv1.ExtentsRequest{Disk: s.disk, Offset: off, Length: length})
+	r, err := s.backend.Extents(ctx, &backendv1.ExtentsRequest{Disk: s.disk, Offset: off, Length: length},
+		grpc.MaxCallRecvMsgSize(maxExtents*maxExtentBytes))
 	if err := callError(ctx, err, r.GetError()); err != nil {
 		return nil, err
 	}
@@ -109,5 +132,9 @@ func (s *remoteStore) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
 	defer cancel()
 	r, err := s.backend.Close(ctx, &backendv1.CloseRequest{Disk: s.disk})
-	return callError(ctx, err, r.GetError())
+	err = callError(ctx, err, r.GetError())
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("the plugin did not close the disk within %v; it hangs, or a request does: %w", closeWait, err)
+	}
+	return err
 }

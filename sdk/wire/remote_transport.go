@@ -4,10 +4,13 @@ package wire
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
+	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"github.com/flexnbd/flexnbd/sdk/transport"
 	transportv1 "github.com/flexnbd/flexnbd/sdk/wire/proto/transport/v1"
@@ -29,6 +32,9 @@ type remoteTransport struct {
 var _ transport.Transport = (*remoteTransport)(nil)
 
 func (t *remoteTransport) Listen(ctx context.Context, addr transport.Address) (transport.Listener, error) {
+	if err := speakable(addr); err != nil {
+		return nil, err
+	}
 	r, err := t.client.Listen(ctx, &transportv1.ListenRequest{Address: addressToProto(addr)})
 	if err := callError(ctx, err, r.GetError()); err != nil {
 		return nil, err
@@ -37,7 +43,10 @@ func (t *remoteTransport) Listen(ctx context.Context, addr transport.Address) (t
 	if err != nil {
 		return nil, fmt.Errorf("the transport listens at an impossible address: %w", err)
 	}
-	l := &remoteListener{transport: t, id: r.GetListener(), address: bound, conns: make(chan accepted)}
+	l := &remoteListener{
+		transport: t, id: r.GetListener(), address: bound,
+		conns: make(chan accepted), leaving: make(chan struct{}),
+	}
 	var pumpCtx context.Context
 	pumpCtx, l.stop = context.WithCancel(context.Background())
 	l.pump.Go(func() { l.accept(pumpCtx) })
@@ -45,11 +54,22 @@ func (t *remoteTransport) Listen(ctx context.Context, addr transport.Address) (t
 }
 
 func (t *remoteTransport) Dial(ctx context.Context, addr, bind transport.Address) (transport.Conn, error) {
+	if err := errors.Join(speakable(addr), speakable(bind)); err != nil {
+		return transport.Conn{}, err
+	}
 	r, err := t.client.Dial(ctx, &transportv1.DialRequest{Address: addressToProto(addr), Bind: addressToProto(bind)})
 	if err := callError(ctx, err, r.GetError()); err != nil {
 		return transport.Conn{}, err
 	}
 	return t.take(ctx, r.GetConn())
+}
+
+// speakable returns nil if the wire, whose strings are UTF-8, can carry addr.
+func speakable(addr transport.Address) error {
+	if !utf8.ValidString(addr.Addr) {
+		return fmt.Errorf("address %.200q is not valid UTF-8, which plugins need: %w", addr.Addr, syscall.EINVAL)
+	}
+	return nil
 }
 
 // take receives the socket that c announces.
@@ -83,9 +103,10 @@ type remoteListener struct {
 	id        uint64
 	address   transport.Address
 
-	conns chan accepted // closed by the pump when it ends
-	stop  context.CancelFunc
-	pump  sync.WaitGroup
+	conns   chan accepted // closed by the pump when it ends
+	leaving chan struct{} // closed by Close: nobody takes connections any more
+	stop    context.CancelFunc
+	pump    sync.WaitGroup
 
 	closing sync.Once
 	closed  error
@@ -113,20 +134,30 @@ func (l *remoteListener) Accept(ctx context.Context) (transport.Conn, error) {
 	}
 }
 
+// Close lets the pump's last call be answered, so that a connection which comes
+// in at that moment is closed and not left hanging.
 func (l *remoteListener) Close() error {
 	l.closing.Do(func() {
+		close(l.leaving)
 		ctx, cancel := context.WithTimeout(context.Background(), descriptorWait)
 		defer cancel()
 		r, err := l.transport.client.CloseListener(ctx, &transportv1.CloseListenerRequest{Listener: l.id})
 		l.closed = callError(ctx, err, r.GetError())
-		l.stop()
+		if err != nil { // it may never be answered
+			l.stop()
+		}
+		giveUp := time.AfterFunc(descriptorWait, l.stop)
 		l.pump.Wait()
+		giveUp.Stop()
+		l.stop()
 	})
 	return l.closed
 }
 
 // accept hands connections over one by one until the listener or the plugin is
-// gone. An error of the plugin itself ends it too, after it was told once.
+// gone. An error of the plugin itself ends it too, after it was told once. A
+// connection for which this process has no descriptor free is lost, and told,
+// and the next one is waited for.
 func (l *remoteListener) accept(ctx context.Context) {
 	defer close(l.conns)
 	for {
@@ -134,7 +165,7 @@ func (l *remoteListener) accept(ctx context.Context) {
 		if a.conn.Socket != nil || a.err != nil {
 			select {
 			case l.conns <- a:
-			case <-ctx.Done():
+			case <-l.leaving:
 				if a.conn.Socket != nil {
 					_ = a.conn.Socket.Close()
 				}
@@ -162,5 +193,5 @@ func (l *remoteListener) next(ctx context.Context) (a accepted, more bool) {
 	// The answer is here, so the socket is on its way: it is taken even if the
 	// listener is being closed, and then closed in accept.
 	a.conn, a.err = l.transport.take(context.WithoutCancel(ctx), r.GetConn())
-	return a, a.err == nil
+	return a, a.err == nil || errors.Is(a.err, syscall.EMFILE) || errors.Is(a.err, syscall.ENFILE)
 }

@@ -36,7 +36,6 @@ func ServeConfig(s Served) *plugin.ServeConfig {
 // NewServer makes a gRPC server that takes the largest payload. gRPC's default
 // refuses messages over 4 MiB, on the server's side only.
 func NewServer(opts []grpc.ServerOption) *grpc.Server {
-	const slack = 1 << 20 // for everything in a message but the payload
 	return grpc.NewServer(append(opts,
 		grpc.MaxRecvMsgSize(maxPayload+slack),
 		grpc.MaxSendMsgSize(maxPayload+slack),
@@ -44,6 +43,9 @@ func NewServer(opts []grpc.ServerOption) *grpc.Server {
 		grpc.InitialConnWindowSize(window),
 	)...)
 }
+
+// slack is for everything in a message but its payload, in bytes.
+const slack = 1 << 20
 
 // window lets several of the core's largest pieces be under way on one HTTP/2
 // connection; gRPC starts with 64 KiB and only slowly learns better.

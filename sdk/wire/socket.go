@@ -3,6 +3,7 @@
 package wire
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -30,8 +31,11 @@ func connFromFile(f *os.File) (net.Conn, error) {
 		return nil, err
 	}
 	values := make([]int, len(tcpOptions))
-	tcp := false
+	tcp, stream := false, false
 	err = raw.Control(func(fd uintptr) {
+		kind, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TYPE)
+		listens, _ := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+		stream = err == nil && kind == unix.SOCK_STREAM && listens == 0
 		domain, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN)
 		tcp = err == nil && (domain == unix.AF_INET || domain == unix.AF_INET6)
 		for i, o := range tcpOptions {
@@ -41,9 +45,12 @@ func connFromFile(f *os.File) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !stream {
+		return nil, errors.New("the transport handed over something that is no connected stream socket")
+	}
 	conn, err := net.FileConn(f)
 	if err != nil {
-		return nil, fmt.Errorf("the transport handed over something that is no connected socket: %w", err)
+		return nil, fmt.Errorf("cannot take the socket that the transport handed over: %w", err)
 	}
 	if sc, ok := conn.(syscall.Conn); ok && tcp {
 		if raw, err := sc.SyscallConn(); err == nil {
@@ -59,5 +66,5 @@ func connFromFile(f *os.File) (net.Conn, error) {
 		return conn, nil
 	}
 	_ = conn.Close()
-	return nil, fmt.Errorf("the transport handed over a %T, which is no stream socket", conn)
+	return nil, fmt.Errorf("the transport handed over a %T, which is neither TCP nor a Unix socket", conn)
 }

@@ -44,6 +44,10 @@ func (t *transportServer) Listen(ctx context.Context, r *transportv1.ListenReque
 	if err != nil {
 		return &transportv1.ListenResponse{Error: errorToProto(err)}, nil
 	}
+	if err := ctx.Err(); err != nil { // nobody is left to close it
+		_ = l.Close()
+		return nil, status.FromContextError(err).Err()
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.listeners) >= maxListeners {
@@ -97,12 +101,19 @@ func (t *transportServer) Dial(ctx context.Context, r *transportv1.DialRequest) 
 	if err != nil {
 		return &transportv1.DialResponse{Error: errorToProto(err)}, nil
 	}
+	if err := ctx.Err(); err != nil && conn.Socket != nil { // nobody is left to take it
+		_ = conn.Socket.Close()
+		return nil, status.FromContextError(err).Err()
+	}
 	passed, err := t.pass(conn)
 	return &transportv1.DialResponse{Conn: passed, Error: errorToProto(err)}, nil
 }
 
 // pass sends the socket to the host and lets go of it here.
 func (t *transportServer) pass(conn transport.Conn) (*transportv1.Conn, error) {
+	if conn.Socket == nil {
+		return nil, fmt.Errorf("the transport returned neither a socket nor an error")
+	}
 	defer func() { _ = conn.Socket.Close() }()
 	sc, ok := conn.Socket.(syscall.Conn)
 	if !ok {
@@ -115,7 +126,11 @@ func (t *transportServer) pass(conn transport.Conn) (*transportv1.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &transportv1.Conn{Token: token, Network: conn.Peer.Network, PeerAddress: conn.Peer.Address}
+	out := &transportv1.Conn{
+		Token:       token,
+		Network:     cut(conn.Peer.Network),
+		PeerAddress: cut(conn.Peer.Address), // the path of a Unix socket can hold any bytes
+	}
 	if c := conn.Peer.Cred; c != nil {
 		out.Cred = &transportv1.Cred{Pid: c.PID, Uid: c.UID, Gid: c.GID}
 	}

@@ -7,11 +7,13 @@ import (
 	"testing"
 )
 
-// licence is what a file in this place is under: sdk, and the examples that
+// licence is what a file in this place is under: sdk, and the plugins that
 // authors start from, may go into plugins of any licence.
 func licence(path string) string {
-	if strings.HasPrefix(path, "sdk/") || strings.HasPrefix(path, "examples/") {
-		return "Apache-2.0"
+	for _, place := range []string{"sdk/", "examples/", "test/plugin-"} {
+		if strings.HasPrefix(path, place) {
+			return "Apache-2.0"
+		}
 	}
 	return "GPL-3.0-or-later"
 }

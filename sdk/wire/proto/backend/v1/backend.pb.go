@@ -334,6 +334,7 @@ type Info struct {
 	CanExtents       bool                   `protobuf:"varint,10,opt,name=can_extents,json=canExtents,proto3" json:"can_extents,omitempty"`
 	Survives         Survival               `protobuf:"varint,11,opt,name=survives,proto3,enum=flexnbd.backend.v1.Survival" json:"survives,omitempty"`
 	Replayable       bool                   `protobuf:"varint,12,opt,name=replayable,proto3" json:"replayable,omitempty"`
+	CanDiscard       bool                   `protobuf:"varint,13,opt,name=can_discard,json=canDiscard,proto3" json:"can_discard,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -448,6 +449,13 @@ func (x *Info) GetSurvives() Survival {
 func (x *Info) GetReplayable() bool {
 	if x != nil {
 		return x.Replayable
+	}
+	return false
+}
+
+func (x *Info) GetCanDiscard() bool {
+	if x != nil {
+		return x.CanDiscard
 	}
 	return false
 }
@@ -1154,7 +1162,7 @@ const file_backend_v1_backend_proto_rawDesc = "" +
 	"\x05error\x18\x01 \x01(\v2\x18.flexnbd.plugin.v1.ErrorR\x05error\x12\x12\n" +
 	"\x04disk\x18\x02 \x01(\x04R\x04disk\x12,\n" +
 	"\x04info\x18\x03 \x01(\v2\x18.flexnbd.backend.v1.InfoR\x04info\x12\x12\n" +
-	"\x04lane\x18\x04 \x01(\tR\x04lane\"\xca\x03\n" +
+	"\x04lane\x18\x04 \x01(\tR\x04lane\"\xeb\x03\n" +
 	"\x04Info\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x1b\n" +
 	"\tmin_block\x18\x02 \x01(\rR\bminBlock\x12'\n" +
@@ -1171,7 +1179,9 @@ const file_backend_v1_backend_proto_rawDesc = "" +
 	"\bsurvives\x18\v \x01(\x0e2\x1c.flexnbd.backend.v1.SurvivalR\bsurvives\x12\x1e\n" +
 	"\n" +
 	"replayable\x18\f \x01(\bR\n" +
-	"replayable\"Q\n" +
+	"replayable\x12\x1f\n" +
+	"\vcan_discard\x18\r \x01(\bR\n" +
+	"canDiscard\"Q\n" +
 	"\vReadRequest\x12\x12\n" +
 	"\x04disk\x18\x01 \x01(\x04R\x04disk\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x16\n" +

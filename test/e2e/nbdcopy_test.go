@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package e2e
+
+import (
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// The size is no multiple of anything.
+var copied = checkingImage{size: 20<<20 + 777, seed: 1}
+
+func TestNbdcopyThereAndBack(t *testing.T) {
+	needs(t, "nbdcopy")
+	original := copied.create(t)
+	onEachBackend(t, func(t *testing.T, b backend) {
+		s := serve(t, b.disk(t, copied.size)...)
+		must(t, "nbdcopy", original, s.uri())
+		back := filepath.Join(t.TempDir(), "back")
+		must(t, "nbdcopy", s.uri(), back)
+		copied.checkFile(t, back)
+		sameSpace(t, original, back)
+	})
+}
+
+func TestNbdcopyIntoAFileKeepsItSparse(t *testing.T) {
+	needs(t, "nbdcopy")
+	original, disk := copied.create(t), sparseFile(t, copied.size)
+	s := serve(t, "--file", disk)
+	must(t, "nbdcopy", "--flush", original, s.uri())
+	copied.checkFile(t, disk)
+	sameSpace(t, original, disk)
+}
+
+func TestNbdcopyWithManyRequestsInOneDirection(t *testing.T) {
+	needs(t, "nbdcopy")
+	original := copied.create(t)
+	onEachBackend(t, func(t *testing.T, b backend) {
+		s := serve(t, b.disk(t, copied.size)...)
+		must(t, "nbdcopy", "--requests=64", "--request-size=65536", original, s.uri())
+		must(t, "nbdcopy", "--requests=64", "--request-size=4096", "--no-extents", s.uri(), "null:")
+		copied.checkServed(t, s)
+	})
+}
+
+// checkServed is check for what a server serves, read as a stream.
+func (c checkingImage) checkServed(t *testing.T, s *server) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "nbdcopy", s.uri(), "-")
+	cmd.Stderr = os.Stderr
+	pipe, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c.check(t, pipe)
+	_, _ = io.Copy(io.Discard, pipe)
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v: %v", cmd.Args, err)
+	}
+}

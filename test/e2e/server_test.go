@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package e2e
+
+import (
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// server is a running `flexnbd serve`.
+type server struct {
+	t      *testing.T
+	cmd    *exec.Cmd
+	sock   string
+	run    string // where it keeps the plugins' sockets
+	addr   string // host:port
+	log    output // its standard error
+	exited chan struct{}
+
+	plugins []int // their process numbers
+}
+
+// stopTime is how long a server may take to end, its own limits and a busy machine
+// included.
+const stopTime = 40 * time.Second
+
+// serve starts a server, waits until it is ready, and at the end of the test
+// stops it and checks that it ended well, if the test has not done so. arguments
+// are those beside --addr, --port and --sock.
+func serve(t *testing.T, arguments ...string) *server {
+	t.Helper()
+	return serveWith(t, nil, arguments...)
+}
+
+// serveWith is serve with additional environment variables.
+func serveWith(t *testing.T, environment []string, arguments ...string) *server {
+	t.Helper()
+	dir := shortDir(t)
+	s := &server{t: t, sock: filepath.Join(dir, "sock"), run: filepath.Join(dir, "run"), exited: make(chan struct{})}
+	if err := os.Mkdir(s.run, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.cmd = exec.Command(programs.flexnbd, append([]string{"serve", "--addr", "127.0.0.1", "--port", "0", "--sock", s.sock}, arguments...)...)
+	s.cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+s.run)
+	s.cmd.Env = append(s.cmd.Env, environment...)
+	s.cmd.Stderr = &s.log
+	s.cmd.WaitDelay = time.Second
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_ = s.cmd.Wait() // ProcessState tells
+		close(s.exited)
+	}()
+	t.Cleanup(s.cleanUp)
+	eventually(t, "the server is ready", s.ready)
+	status := s.status()
+	s.addr = status["address"]
+	s.plugins = []int{number(t, status["backend_pid"]), number(t, status["transport_pid"])}
+	return s
+}
+
+// shortDir makes a temporary folder whose path leaves room for the name of a Unix
+// socket, which t.TempDir's does not.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "flexnbd-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// ready says whether the control socket answers; a server that has ended will
+// never.
+func (s *server) ready() bool {
+	select {
+	case <-s.exited:
+		s.t.Fatalf("the server ended at once: %v\n%s", s.cmd.ProcessState, s.log.String())
+	default:
+	}
+	conn, err := net.Dial("unix", s.sock)
+	if err != nil {
+		return false
+	}
+	_ = conn.Close()
+	return true
+}
+
+// status asks for the status with the command.
+func (s *server) status() map[string]string {
+	s.t.Helper()
+	return pairs(s.t, must(s.t, programs.flexnbd, "status", "--sock", s.sock))
+}
+
+// pairs reads what `flexnbd status` prints.
+func pairs(t *testing.T, line string) map[string]string {
+	t.Helper()
+	text, ended := strings.CutSuffix(line, "\n")
+	if !ended || strings.Contains(text, "\n") {
+		t.Fatalf("status is no single line: %q", line)
+	}
+	values := map[string]string{}
+	for field := range strings.SplitSeq(text, " ") {
+		key, value, ok := strings.Cut(field, "=")
+		if _, twice := values[key]; !ok || twice || key == "" {
+			t.Fatalf("status has a bad field %q: %q", field, line)
+		}
+		values[key] = value
+	}
+	return values
+}
+
+func number(t *testing.T, s string) int {
+	t.Helper()
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatalf("%q is no number", s)
+	}
+	return n
+}
+
+// uri is the server's address for NBD clients.
+func (s *server) uri() string { return "nbd://" + s.addr }
+
+func (s *server) signal(sig syscall.Signal) {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(sig); err != nil {
+		s.t.Fatalf("%v: %v", sig, err)
+	}
+}
+
+// wait waits for the server's end and returns its exit status.
+func (s *server) wait() int {
+	s.t.Helper()
+	select {
+	case <-s.exited:
+		return s.cmd.ProcessState.ExitCode()
+	case <-time.After(stopTime):
+		s.t.Fatalf("the server does not end within %v\n%s", stopTime, s.log.String())
+		return -1
+	}
+}
+
+// stop ends the server with a signal and checks that it ended well.
+func (s *server) stop(sig syscall.Signal) {
+	s.t.Helper()
+	s.signal(sig)
+	s.endedWith(0)
+}
+
+// endedWith waits for the end and checks what is left of the server: nothing.
+func (s *server) endedWith(status int) {
+	s.t.Helper()
+	if got := s.wait(); got != status {
+		s.t.Errorf("the server's exit status is %d (%v), want %d\n%s", got, s.cmd.ProcessState, status, s.log.String())
+	}
+	if _, err := os.Lstat(s.sock); !errors.Is(err, fs.ErrNotExist) {
+		s.t.Errorf("the control socket is still there (%v)", err)
+	}
+	s.pluginsEnd()
+	if left, err := os.ReadDir(s.run); err != nil || len(left) > 0 {
+		s.t.Errorf("left behind in the runtime folder: %v (%v)", left, err)
+	}
+	if strings.Contains(s.log.String(), "WARNING: DATA RACE") {
+		s.t.Errorf("a race was detected:\n%s", s.log.String())
+	}
+}
+
+// pluginsEnd waits for the plugins to be gone.
+func (s *server) pluginsEnd() {
+	s.t.Helper()
+	for _, pid := range s.plugins {
+		eventually(s.t, "plugin "+strconv.Itoa(pid)+" has ended", func() bool { return processGone(pid) })
+	}
+}
+
+// cleanUp stops a server that still runs. A test that has failed need not wait
+// for a graceful end, and shows what the server has said.
+func (s *server) cleanUp() {
+	select {
+	case <-s.exited:
+	default:
+		if !s.t.Failed() {
+			s.stop(syscall.SIGTERM)
+			break
+		}
+		_ = s.cmd.Process.Kill()
+		<-s.exited
+	}
+	if s.t.Failed() {
+		s.t.Logf("the server's standard error:\n%s", s.log.String())
+	}
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Command plugin-traced is a backend that the tests use to see, and to hold up,
+// what reaches a backend. It is a disk in memory of --file bytes, with these
+// options:
+//
+//	trace=PATH  append a line to this file for each write, flush and close
+//	hold=FIFO   a write waits, after its first line in the trace, until somebody
+//	            has opened this FIFO for writing and closed it again
+//	fail=flush  every flush fails
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"syscall"
+
+	"github.com/flexnbd/flexnbd/sdk"
+	"github.com/flexnbd/flexnbd/sdk/memstore"
+	"github.com/flexnbd/flexnbd/sdk/store"
+)
+
+func main() {
+	sdk.ServeBackend(sdk.Backend{Name: "traced", Version: sdk.Version, Open: open})
+}
+
+func open(_ context.Context, disk sdk.Disk) (store.Store, error) {
+	size, err := strconv.ParseInt(disk.Location, 10, 64)
+	if err != nil || size < 0 || size > store.MaxSize {
+		return nil, fmt.Errorf("--file %q is no size in bytes: %w", disk.Location, store.ErrInvalid)
+	}
+	t := &traced{Store: memstore.New(size)}
+	for option, value := range disk.Options {
+		switch {
+		case option == "trace":
+			if t.trace, err = os.OpenFile(value, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600); err != nil {
+				return nil, err
+			}
+		case option == "hold":
+			t.hold = value
+		case option == "fail" && value == "flush":
+			t.failFlush = true
+		default:
+			return nil, fmt.Errorf("unknown option %s=%s: %w", option, value, store.ErrInvalid)
+		}
+	}
+	return t, nil
+}
+
+// traced is a Store whose calls can be seen and held up.
+type traced struct {
+	store.Store
+	trace     *os.File // may be nil
+	hold      string   // may be empty
+	failFlush bool
+}
+
+// say appends a line to the trace, in one write: lines do not mix.
+func (t *traced) say(format string, args ...any) error {
+	if t.trace == nil {
+		return nil
+	}
+	_, err := t.trace.WriteString(fmt.Sprintf(format, args...) + "\n")
+	return err
+}
+
+func (t *traced) WriteAt(ctx context.Context, p []byte, off int64, flags store.Flags) error {
+	if err := t.say("write %d %d", off, len(p)); err != nil {
+		return err
+	}
+	if t.hold != "" {
+		if err := wait(t.hold); err != nil {
+			return err
+		}
+	}
+	if err := t.Store.WriteAt(ctx, p, off, flags); err != nil {
+		return err
+	}
+	return t.say("written %d %d", off, len(p))
+}
+
+// wait returns once a FIFO has had a writer that has left.
+func wait(fifo string) error {
+	f, err := os.Open(fifo)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	_, err = io.Copy(io.Discard, f)
+	return err
+}
+
+func (t *traced) Flush(ctx context.Context) error {
+	if t.failFlush {
+		return fmt.Errorf("this flush was made to fail: %w", syscall.EIO)
+	}
+	if err := t.Store.Flush(ctx); err != nil {
+		return err
+	}
+	return t.say("flush")
+}
+
+func (t *traced) Close() error {
+	if err := t.say("close"); err != nil {
+		return err
+	}
+	return t.Store.Close()
+}
