@@ -120,11 +120,8 @@ func (a *app) report(err error) int {
 		return 0
 	case errors.As(err, &exit):
 		return int(exit)
-	case errors.As(err, &parse) && parse.Type == flags.ErrHelp:
-		fmt.Fprintln(a.stdout, parse.Message)
-		return 0
 	case errors.As(err, &usage):
-		fmt.Fprintf(a.stderr, "flexnbd: %v\nSee 'flexnbd help%s'.\n", err, a.activeVerb())
+		_, _ = fmt.Fprintf(a.stderr, "flexnbd: %v\nSee 'flexnbd help%s'.\n", err, a.activeVerb())
 		return exitUsage
 	}
 	logging.Fatal(a.logger("main"), err.Error())
@@ -135,9 +132,11 @@ func (a *app) report(err error) int {
 // to people.
 var goType = regexp.MustCompile(` \(expected main\.\w+\)`)
 
-// explain words a mistake that go-flags has found.
+// explain words a mistake that go-flags has found, or shows the help, which
+// go-flags also takes for one.
 func (a *app) explain(err *flags.Error) error {
 	if err.Type == flags.ErrHelp {
+		_, err := fmt.Fprintln(a.stdout, err.Message)
 		return err
 	}
 	if verb := strings.TrimSpace(a.activeVerb()); slices.Contains(laterVerbs, verb) {

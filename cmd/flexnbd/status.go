@@ -34,9 +34,9 @@ func (a *app) ask(sock, verb string, args ...string) error {
 		return err
 	}
 	if answer.Code != 0 {
-		fmt.Fprintln(a.stderr, answer.Text)
+		_, _ = fmt.Fprintln(a.stderr, answer.Text) // the exit status says it too
 		return exitError(answer.Code)
 	}
-	fmt.Fprintln(a.stdout, answer.Text)
-	return nil
+	_, err = fmt.Fprintln(a.stdout, answer.Text)
+	return err
 }

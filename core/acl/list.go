@@ -3,83 +3,56 @@
 package acl
 
 import (
-	"fmt"
 	"net/netip"
-	"strings"
+	"slices"
 
 	"github.com/flexnbd/flexnbd/sdk/transport"
 )
 
-// List is an access control list: addresses and networks that may connect. The
-// zero List lets everyone connect.
+// List is an access control list: who may connect. The zero List lets everyone
+// connect. A List is immutable; many goroutines may use it.
 type List struct {
-	entries     []netip.Prefix
+	networks    []netip.Prefix
+	uids, gids  []uint32
 	defaultDeny bool // what an empty list means
 }
 
-// BadEntry is an entry that could not be read.
-type BadEntry struct {
-	Entry string
-}
-
-func (e *BadEntry) Error() string {
-	return fmt.Sprintf("bad access list entry %q: give an IP address, or a network as in 10.0.0.0/8 or fd00::/8", e.Entry)
-}
-
-// Parse reads entries: IPv4 and IPv6 addresses, and networks in CIDR notation.
-// An IPv4 address in IPv6 clothes (::ffff:10.0.0.1) means the IPv4 address.
-// defaultDeny says what an empty list means: nobody, instead of everybody. The
-// error is a [*BadEntry].
+// Parse reads entries, of the forms in the package comment. An IPv4 address in
+// IPv6 clothes (::ffff:10.0.0.1) means the IPv4 address; bits of a network beyond
+// its length do not count, and neither does an address's zone. defaultDeny says
+// what an empty list means: nobody, instead of everybody. The error is a
+// [*BadEntry], for the first bad entry. Names may have to be asked of a directory
+// service, which takes as long as it takes.
 func Parse(entries []string, defaultDeny bool) (List, error) {
 	l := List{defaultDeny: defaultDeny}
 	for _, entry := range entries {
-		prefix, err := parseEntry(entry)
-		if err != nil {
-			return List{}, &BadEntry{Entry: entry}
+		if err := l.add(entry); err != nil {
+			return List{}, &BadEntry{Entry: entry, cause: err}
 		}
-		l.entries = append(l.entries, prefix)
 	}
 	return l, nil
 }
 
-func parseEntry(entry string) (netip.Prefix, error) {
-	if !strings.Contains(entry, "/") {
-		addr, err := netip.ParseAddr(entry)
-		if err != nil {
-			return netip.Prefix{}, err
-		}
-		addr = addr.Unmap().WithZone("")
-		return addr.Prefix(addr.BitLen())
-	}
-	prefix, err := netip.ParsePrefix(entry)
-	if err != nil {
-		return netip.Prefix{}, err
-	}
-	if addr := prefix.Addr(); addr.Is4In6() {
-		const mapped = 96 // bits in front of the IPv4 address
-		if prefix.Bits() < mapped {
-			return netip.Prefix{}, fmt.Errorf("%s is wider than IPv4", entry)
-		}
-		return addr.Unmap().Prefix(prefix.Bits() - mapped)
-	}
-	return prefix.Masked(), nil
-}
-
-// Allows says whether a peer may connect. A peer whose address is not an IP
-// address is allowed by an empty list only, and not by one that denies.
+// Allows says whether a peer may connect. A peer that is neither at an IP address
+// nor vouched for by the kernel is let in by an empty list only, and not by one
+// that denies.
 func (l List) Allows(peer transport.Peer) bool {
-	if len(l.entries) == 0 {
+	if len(l.networks)+len(l.uids)+len(l.gids) == 0 {
 		return !l.defaultDeny
+	}
+	if isLocal(peer) {
+		return peer.Cred != nil && (slices.Contains(l.uids, peer.Cred.UID) || slices.Contains(l.gids, peer.Cred.GID))
 	}
 	at, err := netip.ParseAddrPort(peer.Address)
 	if err != nil {
 		return false
 	}
 	addr := at.Addr().Unmap().WithZone("")
-	for _, entry := range l.entries {
-		if entry.Contains(addr) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(l.networks, func(n netip.Prefix) bool { return n.Contains(addr) })
+}
+
+// isLocal tells peers on a local socket from those on a network. The address of
+// the former may be a name of their own choice, and look like an IP address.
+func isLocal(peer transport.Peer) bool {
+	return peer.Cred != nil || peer.Network == "unix"
 }

@@ -11,6 +11,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/flexnbd/flexnbd/sdk/socketfile"
 )
 
 // answerWait bounds a Call whose context has no deadline. It is longer than
@@ -43,7 +45,7 @@ func Call(ctx context.Context, path, verb string, args ...string) (Answer, error
 
 func exchange(ctx context.Context, path string, bytes []byte) (Answer, error) {
 	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", address(path))
+	conn, err := dialer.DialContext(ctx, "unix", socketfile.Addr(path).Name)
 	if err != nil {
 		return Answer{}, err
 	}
@@ -63,7 +65,7 @@ func explain(ctx context.Context, path string, err error) error {
 		return fmt.Errorf("control socket %s does not exist: is the server running, with this --sock? %w", path, err)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		if file, statErr := os.Stat(path); statErr == nil && file.Mode().Type() != fs.ModeSocket {
-			return fmt.Errorf("control socket %s is no socket but something else of that name (%v): correct the path", path, file.Mode())
+			return fmt.Errorf("control socket %s is no socket but something else of that name (%v): correct the path: %w", path, file.Mode(), err)
 		}
 		return fmt.Errorf("control socket %s: nobody is listening: its server has ended (the next one may use the path again): %w", path, err)
 	case errors.Is(err, fs.ErrPermission):

@@ -28,7 +28,7 @@ func TestCallSaysWhyNobodyAnswers(t *testing.T) {
 	}{
 		{nothing, "does not exist: is the server running", fs.ErrNotExist},
 		{dead, "nobody is listening", syscall.ECONNREFUSED},
-		{file, "nobody is listening", syscall.ECONNREFUSED},
+		{file, "is no socket but something else", syscall.ECONNREFUSED},
 		{"/tmp/" + strings.Repeat("x", 200), "107 at most", nil},
 		{"", "path is empty", nil},
 	} {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/flexnbd/flexnbd/sdk/socketfile"
 )
 
 // Verb answers one kind of request. It is called from many goroutines; ctx
@@ -28,15 +30,14 @@ const (
 
 // Server is a control socket that takes requests.
 type Server struct {
-	socket      *boundSocket
+	socket      *socketfile.Listener
 	log         hclog.Logger
 	requestTime time.Duration
 	places      chan struct{} // a token for each client
-	close       func() error
 }
 
-// Listen makes the socket at path, with mode 0600. A socket there at which
-// nobody answers is replaced; one that answers, or anything else of that name,
+// Listen makes the socket at path, with mode 0600. A socket there that no
+// process has open is replaced; one that is open, or anything else of that name,
 // is an error. From here on clients can connect; they are answered once
 // [Server.Serve] runs.
 func Listen(path string, log hclog.Logger) (*Server, error) {
@@ -44,40 +45,41 @@ func Listen(path string, log hclog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{
+	return &Server{
 		socket:      socket,
 		log:         log,
 		requestTime: requestTime,
 		places:      make(chan struct{}, maxClients),
-	}
-	s.close = sync.OnceValue(func() error {
-		return errors.Join(socket.unlink(), socket.listener.Close())
-	})
-	return s, nil
+	}, nil
 }
 
 // Close ends the socket and removes its path, unless something else has taken
 // that place. Serve does so by itself; it is for a server that never served,
 // and may be called again.
-func (s *Server) Close() error { return s.close() }
+func (s *Server) Close() error {
+	if err := s.socket.Close(); err != nil {
+		return fmt.Errorf("control socket %s: %w", s.socket.Path(), err)
+	}
+	return nil
+}
 
 // Serve answers requests until ctx ends or Close is called, then closes the
 // socket, waits for the verbs that are running, and returns. It is called
 // once. A verb that is not in verbs is unknown.
 func (s *Server) Serve(ctx context.Context, verbs map[string]Verb) error {
 	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(ctx, func() { _ = s.close() })
+	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	var clients sync.WaitGroup
 	err := s.accept(ctx, verbs, &clients)
 	cancel()
 	clients.Wait()
 	stop()
-	return errors.Join(err, s.close()) // waits for the one that AfterFunc started
+	return errors.Join(err, s.Close()) // waits for the one that AfterFunc started
 }
 
 func (s *Server) accept(ctx context.Context, verbs map[string]Verb, clients *sync.WaitGroup) error {
 	for {
-		conn, err := s.socket.listener.AcceptUnix()
+		conn, err := s.socket.AcceptUnix()
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return nil

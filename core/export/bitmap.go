@@ -132,6 +132,27 @@ func (b *bitmap) clear(first, last int64) {
 	}
 }
 
+// clearStripe clears the regions that belong to one stripe, on the whole disk. A
+// chunk has one region of each.
+func (b *bitmap) clearStripe(stripe int) {
+	const words = 1 << (regionBits - blockBits - 6) // in a region
+	for i := range b.root {
+		sh := b.root[i].Load()
+		if sh == nil {
+			continue
+		}
+		for j := range sh {
+			c := sh[j].Load()
+			if c == nil {
+				continue
+			}
+			for k := stripe * words; k < (stripe+1)*words; k++ {
+				c[k].Store(0)
+			}
+		}
+	}
+}
+
 // wordMask returns the bits of first's word that lie in first to last, and the
 // first block behind them.
 func wordMask(first, last int64) (mask uint64, next int64) {

@@ -4,6 +4,7 @@ package export
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/flexnbd/flexnbd/sdk/store"
@@ -18,6 +19,49 @@ const (
 	buildStint = 5 * time.Millisecond
 	buildRest  = 100 * time.Millisecond
 )
+
+// builder keeps track of the builds, of which one runs at a time.
+type builder struct {
+	ctx  context.Context // of all builds
+	stop context.CancelFunc
+
+	mu     sync.Mutex
+	cancel context.CancelFunc // of the latest
+	built  chan struct{}      // closed when the latest has ended
+}
+
+// startBuild starts a build, in place of one that may be under way.
+func (e *Export) startBuild() {
+	b := &e.builder
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	before := b.built
+	if b.cancel != nil {
+		b.cancel()
+	}
+	ctx, cancel := context.WithCancel(b.ctx)
+	built := make(chan struct{})
+	b.cancel, b.built = cancel, built
+	e.background.Go(func() {
+		defer close(built)
+		defer cancel()
+		if before != nil {
+			<-before
+		}
+		if e.info.CanExtents {
+			e.build(ctx)
+		}
+	})
+}
+
+// Built is closed once the latest build of the zero map has ended: from then on a
+// write of zeroes to what the store has said to be zero is left out. It is not
+// worth waiting for in order to serve.
+func (e *Export) Built() <-chan struct{} {
+	e.builder.mu.Lock()
+	defer e.builder.mu.Unlock()
+	return e.builder.built
+}
 
 // build fills the zero map from the extent map, from the start of the disk to
 // its end or to what the map can hold. An error ends it: what is not known to be

@@ -39,9 +39,11 @@ type Export struct {
 	zeros   *zeroMap
 	flusher *flusher
 
-	stopBuild  context.CancelFunc
-	background sync.WaitGroup // the build
-	built      chan struct{}  // closed when the build has ended
+	builder    builder
+	background sync.WaitGroup // the builds
+
+	mu     sync.Mutex
+	queues map[*queue]struct{} // those that are open
 }
 
 // Open serves a store, which belongs to the Export from now on: Close closes
@@ -57,7 +59,7 @@ func Open(ctx context.Context, s store.Store, opts Options) (*Export, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	s = align.New(s)
-	e := &Export{store: s, info: s.Info(), log: opts.Logger, calls: context.WithoutCancel(ctx), built: make(chan struct{})}
+	e := &Export{store: s, info: s.Info(), log: opts.Logger, calls: context.WithoutCancel(ctx), queues: map[*queue]struct{}{}}
 	if e.log == nil {
 		e.log = hclog.NewNullLogger()
 	}
@@ -65,13 +67,8 @@ func Open(ctx context.Context, s store.Store, opts Options) (*Export, error) {
 	e.zeros = newZeroMap(e.info.Size)
 	e.flusher = &flusher{store: s, ctx: e.calls, log: e.log}
 
-	ctx, e.stopBuild = context.WithCancel(ctx)
-	e.background.Go(func() {
-		defer close(e.built)
-		if e.info.CanExtents {
-			e.build(ctx)
-		}
-	})
+	e.builder.ctx, e.builder.stop = context.WithCancel(ctx)
+	e.startBuild()
 	return e, nil
 }
 
@@ -83,11 +80,6 @@ func (e *Export) ReadOnly() bool { return e.readOnly }
 
 // Info returns what the store says about itself, as clients may rely on it.
 func (e *Export) Info() store.Info { return e.info }
-
-// Built is closed once the build of the zero map has ended: from then on a write
-// of zeroes to what the store has said to be zero is left out. It is not worth
-// waiting for in order to serve.
-func (e *Export) Built() <-chan struct{} { return e.built }
 
 // Gate returns the gate that the requests of every queue pass.
 func (e *Export) Gate() *Gate { return &e.gate }
@@ -102,6 +94,9 @@ func (e *Export) Gate() *Gate { return &e.gate }
 func (e *Export) NewQueue(ctx context.Context, sink wire.Sink) wire.Queue {
 	q := &queue{export: e, ctx: ctx, sink: sink}
 	q.lane = wire.NewQueue(e.calls, e.store, q.landed)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.queues[q] = struct{}{}
 	return q
 }
 
@@ -116,7 +111,7 @@ func (e *Export) Flush(ctx context.Context) error { return e.flusher.flush(ctx) 
 // to be closed before. If ctx ends first, a call to the store is still under
 // way; the store is then left open, and Close may be called again.
 func (e *Export) Close(ctx context.Context) error {
-	e.stopBuild()
+	e.builder.stop()
 	ended := make(chan struct{})
 	go func() {
 		e.background.Wait()

@@ -4,11 +4,13 @@ package export
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"syscall"
 
 	"github.com/flexnbd/flexnbd/sdk/store"
+	"github.com/flexnbd/flexnbd/sdk/wire"
 	"github.com/hashicorp/go-hclog"
 )
 
@@ -19,7 +21,8 @@ import (
 // One at a time, because Linux reports a lost write to one caller only. Of two
 // flushes at once, one would fail and the other succeed, and its client would
 // never learn of the loss. For the same reason a failure is kept: whoever asks
-// afterwards gets it too.
+// afterwards gets it too. Only a flush that failed because its process is gone
+// says nothing about the next one, which a new process carries out.
 type flusher struct {
 	store store.Store
 	ctx   context.Context // never ends
@@ -114,7 +117,8 @@ func (f *flusher) run() {
 			return
 		}
 		if err == nil {
-			if err = f.store.Flush(f.ctx); err != nil {
+			err = f.store.Flush(f.ctx)
+			if err != nil && !errors.Is(err, wire.ErrPluginGone) {
 				err = f.latch(err)
 			}
 		}

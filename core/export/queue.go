@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/flexnbd/flexnbd/sdk/store"
 	"github.com/flexnbd/flexnbd/sdk/wire"
@@ -38,6 +39,12 @@ type queue struct {
 	lane   wire.Queue
 
 	inFlight sync.WaitGroup // requests submitted whose sink has not returned
+
+	// What Restarted goes by: how many writes were acknowledged on this
+	// connection, how many of them a flush of its own has covered, and whether
+	// its client has to be told of a loss.
+	written, flushed atomic.Uint64
+	lost             atomic.Bool
 }
 
 // Borrow implements [wire.Queue].
@@ -54,6 +61,9 @@ func (q *queue) Return(p *wire.Payload) { q.lane.Return(p) }
 // Close implements [wire.Queue].
 func (q *queue) Close() error {
 	q.inFlight.Wait()
+	q.export.mu.Lock()
+	delete(q.export.queues, q)
+	q.export.mu.Unlock()
 	return q.lane.Close()
 }
 
@@ -122,6 +132,12 @@ func (q *queue) turnAway(requests []*wire.Request, err error) {
 // begin adds what r asks of the store to b.lane or, where nothing is left to
 // ask, r to b.done. It waits for nothing.
 func (q *queue) begin(r *wire.Request, b *batch) {
+	if r.Op == wire.OpFlush || r.Flags&store.FUA != 0 {
+		if err := q.takeLost(); err != nil {
+			b.refuse(r, err)
+			return
+		}
+	}
 	switch {
 	case r.Op == wire.OpRead:
 		q.beginRead(r, b)
@@ -155,6 +171,7 @@ func (q *queue) beginRead(r *wire.Request, b *batch) {
 // with FUA that has nothing to write.
 func (q *queue) beginFlush(r *wire.Request, b *batch) {
 	o := q.newOp(r)
+	o.covers = q.written.Load()
 	if err := q.export.flusher.add(o); err != nil {
 		o.free()
 		b.refuse(r, err)
@@ -212,6 +229,9 @@ func (q *queue) after(o *op) error {
 	default:
 		zeros.failZero(r.Offset, r.Length)
 	}
+	if r.Err == nil {
+		q.written.Add(1)
+	}
 	if r.Flags&store.FUA != 0 {
 		q.export.flusher.wroteThrough(r.Err)
 	}
@@ -228,6 +248,12 @@ func finish(ops []*op, err error) {
 		for len(ops) > 0 && ops[0].queue == q {
 			o := ops[0]
 			o.session.Err = err
+			switch {
+			case err == nil:
+				q.flushed.Store(max(o.covers, q.flushed.Load()))
+			case errors.Is(err, wire.ErrPluginGone):
+				q.lost.Store(false) // this is how it is told
+			}
 			b.done = append(b.done, o.session)
 			o.free()
 			ops = ops[1:]

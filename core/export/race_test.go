@@ -145,7 +145,7 @@ func writeWithinBuild(t *testing.T) (read, zeroed []byte) {
 
 func writeOverBuildStart(t *testing.T) (read, zeroed []byte) {
 	s, look, writing := newTestStore(raceSize), newStop(t), newStop(t)
-	e := &Export{store: s, info: s.info, calls: t.Context(), zeros: newZeroMap(s.info.Size)}
+	e := &Export{queues: map[*queue]struct{}{}, store: s, info: s.info, calls: t.Context(), zeros: newZeroMap(s.info.Size)}
 	e.flusher = &flusher{store: s, ctx: t.Context()}
 	s.before, s.after = writing.at("write"), look.at("extents")
 	c := e.connect(t)

@@ -117,6 +117,18 @@ func (z *zeroMap) failZero(off, length int64) {
 	z.endWrite(off, length)
 }
 
+// forget clears every bit, and keeps zeroings that are under way from setting
+// any.
+func (z *zeroMap) forget() {
+	for i := range z.stripes {
+		s := &z.stripes[i]
+		s.mu.Lock()
+		s.seq++
+		z.bits.clearStripe(i)
+		s.mu.Unlock()
+	}
+}
+
 func (z *zeroMap) stripe(region int64) *stripe { return &z.stripes[region%numStripes] }
 
 // regions counts through the regions that a range touches.

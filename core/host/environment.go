@@ -13,7 +13,7 @@ var passedOn = map[string]bool{
 	"PATH": true, "HOME": true, "USER": true, "LOGNAME": true, "TMPDIR": true,
 	"LANG": true, "TZ": true, "TZDIR": true,
 	"SSL_CERT_FILE": true, "SSL_CERT_DIR": true,
-	"GOTRACEBACK": true, "GODEBUG": true, "GOMAXPROCS": true, "GOMEMLIMIT": true, "GOCOVERDIR": true,
+	"GOTRACEBACK": true, "GODEBUG": true, "GORACE": true, "GOMAXPROCS": true, "GOMEMLIMIT": true, "GOCOVERDIR": true,
 }
 
 // environment is the part of the host's environment that plugins may see.

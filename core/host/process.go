@@ -155,13 +155,38 @@ func (p *Process) PID() int { return int(p.runner.pid.Load()) }
 // Exited is closed when the process has ended and has been reaped.
 func (p *Process) Exited() <-chan struct{} { return p.runner.exited }
 
-// OpenDisk opens a disk. The store's errors name the plugin.
+// Stalled is closed when the process has been stopped by a signal.
+func (p *Process) Stalled() <-chan struct{} { return p.runner.stalled }
+
+// ping asks the process for a sign of life.
+func (p *Process) ping(ctx context.Context, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	_, err := p.wire.Describe(ctx)
+	return err
+}
+
+// OpenDisk opens a disk. The store's errors name the plugin. See [Disk] for a
+// store that outlives this process.
 func (p *Process) OpenDisk(ctx context.Context, disk wire.Disk) (store.Store, error) {
-	s, err := p.wire.OpenDisk(ctx, disk)
-	if err != nil {
-		return nil, p.named(err)
+	s, lease, err := p.openDisk(ctx, disk)
+	if lease != nil {
+		_ = lease.Close()
 	}
-	return &namedStore{Store: s, process: p}, nil
+	return s, err
+}
+
+// openDisk also returns the lease, which may be nil: it keeps the backend's lock
+// on the disk for as long as it is open.
+func (p *Process) openDisk(ctx context.Context, disk wire.Disk) (s store.Store, lease *os.File, err error) {
+	s, err = p.wire.OpenDisk(ctx, disk)
+	if err != nil {
+		return nil, nil, p.named(err)
+	}
+	if taker, ok := s.(wire.LeaseTaker); ok {
+		lease = taker.TakeLease()
+	}
+	return &namedStore{Store: s, process: p}, lease, nil
 }
 
 // Transport returns the transport. Its errors name the plugin.
@@ -190,6 +215,12 @@ func (p *Process) Stop(ctx context.Context) error {
 		p.log.Warn("plugin does not end by itself and is killed", "kind", p.program.Kind, "plugin", p.program.Name, "plugin_pid", p.PID())
 	case <-ctx.Done():
 	}
+	return p.end()
+}
+
+// stopNow is Stop that leaves the process no time to end by itself.
+func (p *Process) stopNow() error {
+	p.stopping.Store(true)
 	return p.end()
 }
 

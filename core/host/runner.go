@@ -39,6 +39,8 @@ type runner struct {
 	stdout, stderr *output
 	pid            atomic.Int32  // 0 until Start
 	exited         chan struct{} // closed by the reaper
+	stalled        chan struct{} // closed once it was stopped by a signal
+	stalling       sync.Once
 	exit           error         // nil, or how it ended; valid once exited is closed
 	relayed        chan struct{} // closed by the relay
 	settled        chan struct{} // closed by settle
@@ -64,7 +66,7 @@ func newRunner(program Program, child *os.File, log hclog.Logger) (*runner, erro
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	r := &runner{
 		program: program, log: log, cmd: cmd, child: child,
-		exited: make(chan struct{}), relayed: make(chan struct{}), settled: make(chan struct{}),
+		exited: make(chan struct{}), stalled: make(chan struct{}), relayed: make(chan struct{}), settled: make(chan struct{}),
 	}
 	var err error
 	if r.stdout, cmd.Stdout, err = newOutput(); err != nil {
@@ -118,12 +120,7 @@ func (r *runner) started() bool { return r.pid.Load() != 0 }
 // then frees its number, so that the signal can't reach a stranger.
 func (r *runner) reap() {
 	pid := int(r.pid.Load())
-	for {
-		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
+	r.awaitEnd(pid)
 	r.mu.Lock()
 	_ = unix.Kill(-pid, unix.SIGKILL)
 	r.exit = r.cmd.Wait() // at once: it has ended
@@ -134,6 +131,27 @@ func (r *runner) reap() {
 	r.stderr.expire(deadline)
 	close(r.exited)
 }
+
+// awaitEnd returns when the process has ended. It notes on the way that it was
+// stopped by a signal, from which it may never come back.
+func (r *runner) awaitEnd(pid int) {
+	for {
+		var what unix.Siginfo
+		err := unix.Waitid(unix.P_PID, pid, &what, unix.WEXITED|unix.WSTOPPED|unix.WNOWAIT, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil || what.Code != cldStopped:
+			return
+		default:
+			r.stalling.Do(func() { close(r.stalled) })
+			// Take the news of the stop, and only that, off the kernel.
+			_ = unix.Waitid(unix.P_PID, pid, nil, unix.WSTOPPED|unix.WNOHANG, nil)
+		}
+	}
+}
+
+// cldStopped is CLD_STOPPED of waitid(2).
+const cldStopped = 5
 
 // relay logs what the process prints on its standard error until that ends.
 // go-plugin does not see it, because it panics at some lines and loses others:

@@ -21,7 +21,7 @@ import (
 )
 
 // patience bounds whatever a test waits for, so that a hung session fails it.
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // client is a client whose every byte a test decides.
 type client struct {
@@ -56,7 +56,7 @@ func connectOver(t testing.TB, ctx context.Context, near, far net.Conn, config C
 
 // run runs the server's side and makes the client for the other.
 func run(t testing.TB, near net.Conn, serve func() error) *client {
-	c := &client{t: t, Conn: near, in: bufio.NewReader(near), done: make(chan error, 1), pending: map[uint64]nbd.Request{}}
+	c := &client{t: t, Conn: near, in: bufio.NewReaderSize(near, 128<<10), done: make(chan error, 1), pending: map[uint64]nbd.Request{}}
 	_ = near.SetDeadline(time.Now().Add(patience))
 	ended := make(chan struct{})
 	go func() {

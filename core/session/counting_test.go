@@ -74,9 +74,13 @@ func transmit(t testing.TB, e *export.Export, structured bool) (*client, *counti
 }
 
 func transmitOver(t testing.TB, near, far net.Conn, e *export.Export, structured bool) (*client, *counting) {
+	return transmitWith(t, near, far, Config{Export: e}, structured)
+}
+
+func transmitWith(t testing.TB, near, far net.Conn, config Config, structured bool) (*client, *counting) {
 	t.Helper()
-	agreed := &agreement{flags: transmissionFlags(e, structured), structured: structured, allocation: structured}
-	config := Config{Export: e, Log: hclog.NewNullLogger()}
+	config.Log = hclog.NewNullLogger()
+	agreed := &agreement{flags: transmissionFlags(config.Export, structured), structured: structured, allocation: structured}
 	ts := newTransmission(context.Background(), far, bufio.NewReaderSize(far, readBuffer), config, agreed)
 	q := &counting{Queue: ts.queue, t: t}
 	ts.queue = q

@@ -3,6 +3,7 @@
 package session
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"sync"
@@ -211,11 +212,14 @@ func openWith(t testing.TB, s store.Store, options export.Options) *export.Expor
 	return e
 }
 
-// numbered returns n bytes that differ from place to place and are never zero.
-func numbered(n int) []byte {
-	b := make([]byte, n)
+// pattern has no zero in it, and a length that no block or piece is a multiple of.
+var pattern = func() []byte {
+	b := make([]byte, 65521)
 	for i := range b {
-		b[i] = byte(i%251) ^ byte(i>>12) | 1
+		b[i] = byte(i%251) ^ byte(i>>8) | 1
 	}
 	return b
-}
+}()
+
+// numbered returns n bytes that differ from place to place and are never zero.
+func numbered(n int) []byte { return bytes.Repeat(pattern, n/len(pattern)+1)[:n] }

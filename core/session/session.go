@@ -25,7 +25,7 @@ type Config struct {
 	Log hclog.Logger
 	// Stopping is closed when the server shuts down. From then on new requests
 	// are refused with ESHUTDOWN, and once those before have been answered the
-	// connection is closed.
+	// connection is closed. A handshake is refused, and soon cut.
 	Stopping <-chan struct{}
 	// HandshakeTimeout cuts a handshake that takes longer. 0 means
 	// [DefaultHandshakeTimeout].

@@ -19,5 +19,8 @@ func openDisk(ctx context.Context, disk sdk.Disk) (store.Store, error) {
 	for option := range disk.Options {
 		return nil, fmt.Errorf("unknown option %q; the file backend has none: %w", option, store.ErrInvalid)
 	}
+	if disk.Lease != nil {
+		return Reopen(disk.Lease, disk.Location, disk.ReadOnly)
+	}
 	return Open(ctx, disk.Location, disk.ReadOnly)
 }

@@ -40,9 +40,7 @@
 //
 // # Shortage of descriptors
 //
-// When the process or the machine is out of descriptors or memory, Accept does
-// not fail: it warns once, and tries again after 5 ms, then twice that, up to
-// every second. Clients that connect meanwhile wait in the kernel's queue.
+// Accept waits until it is over, and warns: see package netlistener.
 //
 // # What it does not do
 //

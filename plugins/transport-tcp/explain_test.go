@@ -39,7 +39,7 @@ func wants(t *testing.T, err, cause error, parts ...string) {
 }
 
 func TestListenErrorsSayWhatToDo(t *testing.T) {
-	taken := listen(t, "127.0.0.1").Address()
+	taken := mustListen(t, "127.0.0.1").Address()
 	for name, c := range map[string]struct {
 		addr  transport.Address
 		cause error
@@ -71,8 +71,8 @@ func TestListenErrorsSayWhatToDo(t *testing.T) {
 }
 
 func TestDialErrorsSayWhatToDo(t *testing.T) {
-	server := listen(t, "127.0.0.1").Address()
-	former := listen(t, "127.0.0.1")
+	server := mustListen(t, "127.0.0.1").Address()
+	former := mustListen(t, "127.0.0.1")
 	closed := former.Address()
 	if err := former.Close(); err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/flexnbd/flexnbd/sdk/netlistener"
 	"github.com/flexnbd/flexnbd/sdk/transport"
 )
 
@@ -38,6 +39,19 @@ func New() transport.Transport {
 // Listen listens at addr, where port 0 means any that is free. Errors wrap the
 // kernel's errno: EADDRINUSE, EADDRNOTAVAIL, EACCES.
 func (t *Transport) Listen(ctx context.Context, addr transport.Address) (transport.Listener, error) {
+	socket, err := listen(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	at := socket.Addr().(*net.TCPAddr).AddrPort()
+	return netlistener.New(socket, netlistener.Config{
+		Address: transport.Address{Addr: at.Addr().String(), Port: at.Port()},
+		Peer:    peer,
+		Log:     t.logger,
+	}), nil
+}
+
+func listen(ctx context.Context, addr transport.Address) (*net.TCPListener, error) {
 	ip, err := listenIP(ctx, addr)
 	if err != nil {
 		return nil, err
@@ -49,7 +63,7 @@ func (t *Transport) Listen(ctx context.Context, addr transport.Address) (transpo
 	if err != nil {
 		return nil, explainListen(ctx, addr, ip, err)
 	}
-	return newListener(socket.(*net.TCPListener), t.logger), nil
+	return socket.(*net.TCPListener), nil
 }
 
 // listenNetwork keeps 0.0.0.0 to IPv4: under the name "tcp" Go would open it
@@ -90,7 +104,7 @@ func (t *Transport) Dial(ctx context.Context, addr, bind transport.Address) (tra
 	if err != nil {
 		return transport.Conn{}, explainDial(ctx, addr, bind, err)
 	}
-	return connect(socket.(*net.TCPConn)), nil
+	return transport.Conn{Socket: socket, Peer: peer(socket)}, nil
 }
 
 func (t *Transport) logger() hclog.Logger {
@@ -100,12 +114,9 @@ func (t *Transport) logger() hclog.Logger {
 	return hclog.Default()
 }
 
-// connect names the peer by its AddrPort, because TCPAddr.String would hide
-// that an IPv4 peer came in over an IPv6 socket.
-func connect(socket *net.TCPConn) transport.Conn {
+// peer names the peer by its AddrPort, because TCPAddr.String would hide that an
+// IPv4 peer came in over an IPv6 socket.
+func peer(socket net.Conn) transport.Peer {
 	remote := socket.RemoteAddr().(*net.TCPAddr)
-	return transport.Conn{
-		Socket: socket,
-		Peer:   transport.Peer{Network: "tcp", Address: remote.AddrPort().String()},
-	}
+	return transport.Peer{Network: "tcp", Address: remote.AddrPort().String()}
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
 	"github.com/flexnbd/flexnbd/sdk/transport"
@@ -26,7 +27,7 @@ func within(t *testing.T) context.Context {
 	return ctx
 }
 
-func listen(t *testing.T, addr string) transport.Listener {
+func mustListen(t *testing.T, addr string) transport.Listener {
 	t.Helper()
 	l, err := New().Listen(within(t), transport.Address{Addr: addr})
 	if err != nil {
@@ -70,7 +71,7 @@ func sockopt(t *testing.T, socket syscall.Conn, level, option int) int {
 
 func TestSocketsAreTunedForRequestsAndReplies(t *testing.T) {
 	for _, addr := range []string{"127.0.0.1", "::1"} {
-		dialled, accepted := connection(t, listen(t, addr), addr)
+		dialled, accepted := connection(t, mustListen(t, addr), addr)
 		for side, conn := range map[string]transport.Conn{"dialled": dialled, "accepted": accepted} {
 			for _, option := range []struct {
 				name          string
@@ -94,8 +95,11 @@ func TestSocketsAreTunedForRequestsAndReplies(t *testing.T) {
 }
 
 func TestListenerIsPlainTCP(t *testing.T) {
-	l := listen(t, "127.0.0.1").(*listener)
-	socket := l.socket.(*net.TCPListener)
+	socket, err := listen(within(t), transport.Address{Addr: "127.0.0.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = socket.Close() }()
 	if got := sockopt(t, socket, unix.SOL_SOCKET, unix.SO_PROTOCOL); got != unix.IPPROTO_TCP {
 		t.Errorf("the listener's protocol is %d, want %d", got, unix.IPPROTO_TCP)
 	}
@@ -105,7 +109,7 @@ func TestListenerIsPlainTCP(t *testing.T) {
 }
 
 func TestDoubleColonTakesBothFamilies(t *testing.T) {
-	l := listen(t, "::")
+	l := mustListen(t, "::")
 	dialled, accepted := connection(t, l, "127.0.0.1")
 	want := strings.Replace(dialled.Socket.LocalAddr().String(), "127.0.0.1", "[::ffff:127.0.0.1]", 1)
 	if accepted.Peer.Address != want {
@@ -118,21 +122,26 @@ func TestDoubleColonTakesBothFamilies(t *testing.T) {
 }
 
 func TestFourZeroesTakeIPv4Only(t *testing.T) {
-	l := listen(t, "0.0.0.0")
+	l := mustListen(t, "0.0.0.0")
 	_, accepted := connection(t, l, "127.0.0.1")
 	if !strings.HasPrefix(accepted.Peer.Address, "127.0.0.1:") {
 		t.Errorf("the peer is named %q", accepted.Peer.Address)
 	}
-	if got := sockopt(t, l.(*listener).socket.(*net.TCPListener), unix.SOL_SOCKET, unix.SO_DOMAIN); got != unix.AF_INET {
-		t.Errorf("the socket's family is %d, want AF_INET", got)
-	}
 	if got := l.Address().Addr; got != "0.0.0.0" {
 		t.Errorf("Address reports %q", got)
+	}
+	socket, err := listen(within(t), transport.Address{Addr: "0.0.0.0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = socket.Close() }()
+	if got := sockopt(t, socket, unix.SOL_SOCKET, unix.SO_DOMAIN); got != unix.AF_INET {
+		t.Errorf("the socket's family is %d, want AF_INET", got)
 	}
 }
 
 func TestMappedAddressIsListenedAtAsIPv4(t *testing.T) {
-	if got := listen(t, "::ffff:127.0.0.1").Address().Addr; got != "127.0.0.1" {
+	if got := mustListen(t, "::ffff:127.0.0.1").Address().Addr; got != "127.0.0.1" {
 		t.Errorf("Address reports %q, want 127.0.0.1", got)
 	}
 }
@@ -141,7 +150,7 @@ func TestMappedAddressIsListenedAtAsIPv4(t *testing.T) {
 // of such addresses.
 func TestLinkLocalAddressWorksWithItsInterface(t *testing.T) {
 	for _, addr := range linkLocals(t) {
-		l := listen(t, addr)
+		l := mustListen(t, addr)
 		if got := l.Address().Addr; got != addr {
 			t.Errorf("Address reports %q, want %q", got, addr)
 		}
@@ -177,7 +186,7 @@ func linkLocals(t *testing.T) []string {
 }
 
 func TestBindNameFollowsTargetFamily(t *testing.T) {
-	l := listen(t, "127.0.0.1")
+	l := mustListen(t, "127.0.0.1")
 	conn, err := New().Dial(within(t), l.Address(), transport.Address{Addr: "localhost"})
 	if err != nil {
 		t.Fatal(err)
@@ -190,12 +199,12 @@ func TestBindNameFollowsTargetFamily(t *testing.T) {
 
 func TestBindPortIsUsed(t *testing.T) {
 	// A port that was free a moment ago.
-	former := listen(t, "127.0.0.2")
+	former := mustListen(t, "127.0.0.2")
 	bind := former.Address()
 	if err := former.Close(); err != nil {
 		t.Fatal(err)
 	}
-	l := listen(t, "127.0.0.1")
+	l := mustListen(t, "127.0.0.1")
 	conn, err := New().Dial(within(t), l.Address(), bind)
 	if err != nil {
 		t.Fatal(err)
@@ -203,5 +212,15 @@ func TestBindPortIsUsed(t *testing.T) {
 	defer conn.Socket.Close()
 	if got := conn.Socket.LocalAddr().String(); got != bind.String() {
 		t.Errorf("dialled from %s, want %s", got, bind)
+	}
+}
+
+func TestZeroTransportLogsToDefault(t *testing.T) {
+	if got := New().(*Transport).logger(); got != hclog.Default() {
+		t.Errorf("the logger is %v", got)
+	}
+	own := hclog.NewNullLogger()
+	if got := (&Transport{Log: own}).logger(); got != own {
+		t.Errorf("the logger is %v, want the one that was set", got)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"sync"
 
+	"github.com/flexnbd/flexnbd/sdk/rangelock"
 	"github.com/flexnbd/flexnbd/sdk/store"
 )
 
@@ -35,7 +36,7 @@ type aligner struct {
 	store.Store
 	info   store.Info
 	block  int64 // Info.MinBlock
-	locks  rangeLock
+	locks  rangelock.Lock
 	bounce sync.Pool // of *[maxBounce]byte
 }
 
@@ -158,11 +159,11 @@ func (a *aligner) readAround(ctx context.Context, p []byte, piece run) error {
 // that a hole stays one.
 func (a *aligner) modify(ctx context.Context, piece run, p []byte, flags store.Flags) error {
 	around := a.around(piece)
-	claim, err := a.locks.lock(ctx, around, true)
+	claim, err := a.locks.Lock(ctx, around.start, around.end, true)
 	if err != nil {
 		return err
 	}
-	defer a.locks.unlock(claim)
+	defer a.locks.Unlock(claim)
 
 	bounce := a.bounce.Get().(*[maxBounce]byte)
 	defer a.bounce.Put(bounce)
@@ -184,11 +185,11 @@ func (a *aligner) modify(ctx context.Context, piece run, p []byte, flags store.F
 
 // shared calls write while no read-modify-write touches the blocks of piece.
 func (a *aligner) shared(ctx context.Context, piece run, write func() error) error {
-	claim, err := a.locks.lock(ctx, piece, false)
+	claim, err := a.locks.Lock(ctx, piece.start, piece.end, false)
 	if err != nil {
 		return err
 	}
-	defer a.locks.unlock(claim)
+	defer a.locks.Unlock(claim)
 	return write()
 }
 

@@ -9,20 +9,36 @@
 //
 // New locks the file, so that no two writers serve one image, and owns it from
 // then on. How the file is found and opened is the caller's affair. A regular
-// file is served with the exact size it had at New; should another program
-// shrink it, reads behind its new end fail instead of making up zeroes.
+// file or a block device is served with the exact size it had at New; should
+// something shrink it, requests behind its new end fail instead of making up
+// zeroes.
 //
 // # What lies where
 //
 // [Store] has what is the same for every kind of file: reading, writing,
-// durability. What differs is a medium: a regular file has its own, a block
-// device would have one in a file beside it.
+// durability. What differs is a medium: regular is that of a regular file, block
+// that of a block device.
+//
+// # Block devices
+//
+// They are read and written through the page cache too, so every byte can be
+// addressed, and the kernel does what read-modify-write there is. Zeroing and
+// discarding go past the page cache, straight to the device; block says how the
+// two are kept apart. A range that was discarded may read as anything. Which
+// ranges of a device are holes cannot be asked: all is data.
+//
+// Open a device with O_EXCL. The kernel then keeps away whoever else asks for it
+// with O_EXCL, by whatever name: file systems that want to be mounted, LVM, and
+// other servers. The lock alone would not, since it belongs to one device node.
+// There is a second reason: zeroing and discarding fail with EBUSY where somebody
+// else has the device with O_EXCL and the kernel holds changes for it.
 //
 // # Durability
 //
 // Data is in the page cache once a write returns, so it survives the process
-// but not a power cut. Flush is fdatasync. A write with FUA is a pwritev2 with
-// RWF_DSYNC, which costs its own range only. Linux reports a write that got lost
+// but not a power cut. Flush is fdatasync, which also empties a device's own
+// cache. A write with FUA is a pwritev2 with RWF_DSYNC, which writes its own range
+// only. Linux reports a write that got lost
 // behind the scenes once, to the first sync that comes by; whoever syncs next is
 // told that all is well. So the first sync that fails is remembered, and every
 // Flush and FUA after it fails with the same error until the file is opened

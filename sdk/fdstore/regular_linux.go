@@ -20,9 +20,6 @@ const (
 	fallbackBlock = 4096 // bytes, where st_blksize makes no sense
 )
 
-// zeroes is what file systems that cannot zero a range have written to them.
-var zeroes [256 << 10]byte
-
 // regular is the medium of a regular file. The Store it belongs to is behind it.
 type regular struct {
 	*Store
@@ -82,24 +79,7 @@ func (r *regular) punch(ctx context.Context, off, length int64, flags store.Flag
 	case flags&store.Fast != 0:
 		return store.ErrNotSupported
 	}
-	for length > 0 {
-		n := min(length, int64(len(zeroes)))
-		if err := r.write(ctx, zeroes[:n], off); err != nil {
-			return err
-		}
-		off, length = off+n, length-n
-	}
-	return nil
-}
-
-// fallocate never changes the size of the file.
-func (r *regular) fallocate(mode uint32, off, length int64) error {
-	for {
-		err := r.sys.fallocate(r.fd, mode|unix.FALLOC_FL_KEEP_SIZE, off, length)
-		if !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
+	return r.writeZeroes(ctx, off, length)
 }
 
 // extents walks the file with SEEK_DATA and SEEK_HOLE. These move the
@@ -160,14 +140,22 @@ func (r *regular) nextData(off, end int64) (int64, error) {
 	}
 	// No more data: either a hole to the end of the file, or the end of the
 	// file came sooner than it should.
+	size, err := r.size()
+	if err != nil {
+		return 0, err
+	}
+	if size < end {
+		return 0, r.shrunk(size)
+	}
+	return end, nil
+}
+
+func (r *regular) size() (int64, error) {
 	var st unix.Stat_t
 	if err := r.sys.fstat(r.fd, &st); err != nil {
 		return 0, r.failed("asking for the size", err)
 	}
-	if st.Size < end {
-		return 0, r.shrunk(st.Size)
-	}
-	return end, nil
+	return st.Size, nil
 }
 
 // seek is lseek; ENXIO comes back bare, for the caller to tell apart.

@@ -18,6 +18,9 @@ import (
 // a context that ends is noticed in time on a slow disk.
 const maxPiece = 8 << 20
 
+// zeroes is what is written where the kernel cannot zero a range.
+var zeroes [256 << 10]byte
+
 // Options for [New].
 type Options struct {
 	// ReadOnly serves the image without ever changing it, and lets other
@@ -42,12 +45,15 @@ type medium interface {
 	// punch is PunchHole without FUA.
 	punch(ctx context.Context, off, length int64, flags store.Flags) error
 	extents(ctx context.Context, off, length int64) ([]store.Extent, error)
+	// size is what the size is now, in bytes.
+	size() (int64, error)
 }
 
 // New serves the image in f, which must be open for reading, and for writing too
-// unless o says ReadOnly, and not with O_APPEND. It locks the image; one that is
-// locked already gives an error that wraps EBUSY. On success the Store owns f,
-// on failure the caller still does.
+// unless o says ReadOnly, and not with O_APPEND; a block device with O_EXCL (see
+// the package comment). It locks the image; one that is locked already gives an
+// error that wraps EBUSY. On success the Store owns f, on failure the caller
+// still does.
 func New(f *os.File, o Options) (*Store, error) {
 	return newStore(f, o, linux)
 }
@@ -69,8 +75,10 @@ func newStore(f *os.File, o Options, sys syscalls) (*Store, error) {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		s.medium = &regular{Store: s, stat: st}
+	case unix.S_IFBLK:
+		s.medium = &block{Store: s, device: uint64(st.Rdev)} //nolint:unconvert // Rdev is a uint32 on mips
 	default:
-		return nil, fmt.Errorf("image %s is no regular file: %w", f.Name(), store.ErrInvalid)
+		return nil, fmt.Errorf("image %s is no regular file and no block device: %w", f.Name(), store.ErrInvalid)
 	}
 	s.info = store.Info{
 		ReadOnly:   o.ReadOnly,
@@ -147,8 +155,8 @@ func (s *Store) WriteAt(ctx context.Context, p []byte, off int64, flags store.Fl
 	return err
 }
 
-// PunchHole frees the range where the file system can. With FUA it then syncs
-// the file: there is no punch that syncs itself.
+// PunchHole frees the range where the file system or the device can. With FUA it
+// then syncs the file: there is no punch that syncs itself.
 func (s *Store) PunchHole(ctx context.Context, off, length int64, flags store.Flags) error {
 	if s.info.ReadOnly {
 		return s.refused()
@@ -165,7 +173,8 @@ func (s *Store) PunchHole(ctx context.Context, off, length int64, flags store.Fl
 	return nil
 }
 
-// Extents asks the file system. It answers with at most maxExtents extents.
+// Extents asks the file system, and answers with at most maxExtents extents. Of a
+// device nothing is known.
 func (s *Store) Extents(ctx context.Context, off, length int64) ([]store.Extent, error) {
 	return s.medium.extents(ctx, off, length)
 }
@@ -185,6 +194,9 @@ func (s *Store) Flush(ctx context.Context) error {
 // descriptor is still open. It does not flush.
 func (s *Store) Close() error { return s.file.Close() }
 
+// Lease implements [store.Leaser]: the lock is on this descriptor.
+func (s *Store) Lease() *os.File { return s.file }
+
 // write puts p into the page cache.
 func (s *Store) write(ctx context.Context, p []byte, off int64) error {
 	for len(p) > 0 {
@@ -199,11 +211,44 @@ func (s *Store) write(ctx context.Context, p []byte, off int64) error {
 			err = io.ErrShortWrite
 			fallthrough
 		case err != nil:
-			return s.failed(fmt.Sprintf("writing %d bytes at %d", len(p), off), err)
+			return s.writeFailed(len(p), off, err)
 		}
 		p, off = p[n:], off+int64(n)
 	}
 	return nil
+}
+
+// writeFailed tells a device that is full from one that ends early: Linux
+// answers ENOSPC to a write behind the end of a device.
+func (s *Store) writeFailed(length int, off int64, err error) error {
+	if errors.Is(err, unix.ENOSPC) {
+		if size, unknown := s.medium.size(); unknown == nil && off >= size {
+			return s.shrunk(off)
+		}
+	}
+	return s.failed(fmt.Sprintf("writing %d bytes at %d", length, off), err)
+}
+
+// writeZeroes puts zeroes into the page cache.
+func (s *Store) writeZeroes(ctx context.Context, off, length int64) error {
+	for length > 0 {
+		n := min(length, int64(len(zeroes)))
+		if err := s.write(ctx, zeroes[:n], off); err != nil {
+			return err
+		}
+		off, length = off+n, length-n
+	}
+	return nil
+}
+
+// fallocate never changes the size of the file.
+func (s *Store) fallocate(mode uint32, off, length int64) error {
+	for {
+		err := s.sys.fallocate(s.fd, mode|unix.FALLOC_FL_KEEP_SIZE, off, length)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
 
 // writeThrough puts p onto the disk. The caller is inside the latch. Of its two

@@ -26,8 +26,8 @@ type Store interface {
 	// Flags: [FUA], [KeepAllocated], [Fast], [Discard].
 	PunchHole(ctx context.Context, off, length int64, flags Flags) error
 
-	// Extents returns the extent map from off onwards: at least one extent,
-	// the first one starting at off, each starting where the last one ended,
+	// Extents returns the extent map from off onwards, for a length of more
+	// than 0: at least one extent, the first one starting at off, each starting where the last one ended,
 	// none of length 0, none reaching past off+length. They may end early;
 	// the caller asks again from there. A store that knows nothing returns
 	// one extent of data that covers the whole range (see [AllData]).
@@ -39,6 +39,8 @@ type Store interface {
 	// Flush returns once every write and punch that had returned before
 	// Flush was called would survive a power cut. An error means that some
 	// of them may be lost, for good: flushing again cannot bring them back.
+	// A WriteAt or PunchHole with FUA may fail because other writes were lost
+	// while it made its own durable; then the next Flush fails too.
 	Flush(ctx context.Context) error
 
 	// Close releases the disk. It does not have to flush.

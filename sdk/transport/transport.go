@@ -14,7 +14,8 @@ type Transport interface {
 	// which address, so that it can be shown to an operator as it is.
 	Listen(ctx context.Context, addr Address) (Listener, error)
 
-	// Dial connects to addr, from bind unless that is the zero Address.
+	// Dial connects to addr, from bind unless that is the zero Address. An
+	// error names addr.
 	Dial(ctx context.Context, addr, bind Address) (Conn, error)
 }
 
@@ -28,7 +29,8 @@ type Listener interface {
 	// chosen where port 0 was asked for.
 	Address() Address
 
-	// Close stops listening. Accepted connections live on.
+	// Close stops listening. Accepted connections live on, and the address can
+	// be listened at again at once.
 	Close() error
 }
 
@@ -60,7 +62,8 @@ type Conn struct {
 // Peer says who is at the other end, as far as the transport can vouch for it.
 // The access list judges by nothing else.
 type Peer struct {
-	// Network is "tcp" or "unix", or a name of the transport's own.
+	// Network is "tcp" or "unix", or a name of the transport's own; never
+	// empty.
 	Network string
 	// Address is where the peer is, as in [Address.String].
 	Address string

@@ -4,7 +4,9 @@ package wire
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"sync"
 
 	"google.golang.org/grpc/codes"
@@ -23,6 +25,10 @@ type Disk struct {
 	ReadOnly bool
 	// Options are the key=value options of --backend.
 	Options map[string]string
+	// Lease is nil at first. After a crash of the backend's process it is what
+	// the crashed one's Store gave (see [store.Leaser]): the backend uses it and
+	// does not open Location again. It belongs to the backend from then on.
+	Lease *os.File
 }
 
 // Opener opens a disk. The Store lives on after ctx has ended.
@@ -38,7 +44,8 @@ const maxDisks = 256
 // backendServer is the plugin's end of the rpc lane.
 type backendServer struct {
 	backendv1.UnimplementedBackendServer
-	open Opener
+	open        Opener
+	descriptors *DescriptorChannel // may be nil
 
 	mu    sync.Mutex
 	last  uint64
@@ -51,8 +58,8 @@ type servedDisk struct {
 	calls sync.RWMutex // held for reading by each call, for writing by Close
 }
 
-func newBackendServer(open Opener) *backendServer {
-	return &backendServer{open: open, disks: map[uint64]*servedDisk{}}
+func newBackendServer(open Opener, descriptors *DescriptorChannel) *backendServer {
+	return &backendServer{open: open, descriptors: descriptors, disks: map[uint64]*servedDisk{}}
 }
 
 // enter finds a disk and keeps it open until the returned function is called.
@@ -75,7 +82,11 @@ func (d *servedDisk) inside(off, length int64) error {
 }
 
 func (b *backendServer) Open(ctx context.Context, r *backendv1.OpenRequest) (*backendv1.OpenResponse, error) {
-	s, err := b.open(ctx, Disk{Location: r.GetLocation(), ReadOnly: r.GetReadOnly(), Options: r.GetOptions()})
+	lease, err := b.receiveLease(ctx, r.GetLease())
+	if err != nil {
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
+	}
+	s, err := b.open(ctx, Disk{Location: string(r.GetLocation()), ReadOnly: r.GetReadOnly(), Options: r.GetOptions(), Lease: lease})
 	if err != nil {
 		return &backendv1.OpenResponse{Error: errorToProto(err)}, nil
 	}
@@ -88,6 +99,11 @@ func (b *backendServer) Open(ctx context.Context, r *backendv1.OpenRequest) (*ba
 		_ = s.Close()
 		return &backendv1.OpenResponse{Error: errorToProto(fmt.Errorf("the backend opened %q, but its facts are wrong: %w", r.GetLocation(), err))}, nil
 	}
+	token, err := b.sendLease(s)
+	if err != nil {
+		_ = s.Close()
+		return nil, status.Error(codes.Internal, err.Error())
+	}
 	s = align.New(s)
 
 	b.mu.Lock()
@@ -98,7 +114,30 @@ func (b *backendServer) Open(ctx context.Context, r *backendv1.OpenRequest) (*ba
 	}
 	b.last++
 	b.disks[b.last] = &servedDisk{store: s, size: info.Size}
-	return &backendv1.OpenResponse{Disk: b.last, Info: infoToProto(s.Info()), Lane: LaneRPC}, nil
+	return &backendv1.OpenResponse{Disk: b.last, Info: infoToProto(s.Info()), Lane: LaneRPC, Lease: token}, nil
+}
+
+// receiveLease returns the descriptor that the host announces, or nil.
+func (b *backendServer) receiveLease(ctx context.Context, token uint64) (*os.File, error) {
+	if token == 0 {
+		return nil, nil
+	}
+	if b.descriptors == nil {
+		return nil, errors.New("a lease can't be received without a descriptor channel")
+	}
+	ctx, cancel := context.WithTimeout(ctx, descriptorWait)
+	defer cancel()
+	return b.descriptors.Receive(ctx, token)
+}
+
+// sendLease sends a duplicate of the store's lease, if it has one, and returns
+// its token.
+func (b *backendServer) sendLease(s store.Store) (uint64, error) {
+	leaser, ok := s.(store.Leaser)
+	if !ok || b.descriptors == nil {
+		return 0, nil
+	}
+	return b.descriptors.Send(leaser.Lease())
 }
 
 func (b *backendServer) Read(ctx context.Context, r *backendv1.ReadRequest) (*backendv1.ReadResponse, error) {

@@ -43,9 +43,9 @@ func (c *Client) Describe(ctx context.Context) (Description, error) {
 
 // OpenDisk opens a disk of a backend. A plugin that uses the SDK is
 // byte-granular whatever its MinBlock; one in another language may leave that to
-// the host, and says so in Info.Unaligned.
+// the host, and says so in Info.Unaligned. The Store may be a [LeaseTaker].
 func (c *Client) OpenDisk(ctx context.Context, disk Disk) (store.Store, error) {
-	return openRemote(ctx, backendv1.NewBackendClient(c.conn), disk)
+	return openRemote(ctx, backendv1.NewBackendClient(c.conn), c.descriptors, disk)
 }
 
 // Transport returns the transport at the other end.

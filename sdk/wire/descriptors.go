@@ -206,6 +206,9 @@ func (ch *DescriptorChannel) receive() {
 func decodeDescriptor(msg, oob []byte, flags int) (token uint64, fds []int, err error) {
 	cmsgs, err := unix.ParseSocketControlMessage(oob)
 	for i := range cmsgs {
+		if len(cmsgs[i].Data)%4 != 0 { // ParseUnixRights would panic
+			continue
+		}
 		got, rightsErr := unix.ParseUnixRights(&cmsgs[i])
 		if rightsErr == nil {
 			fds = append(fds, got...)

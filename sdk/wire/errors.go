@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -65,13 +66,27 @@ func errorFromProto(p *pluginv1.Error) error {
 	return e
 }
 
+// endedContext makes the answer of a call that failed because its context ended
+// into what gRPC says for that. The host's deadline travels with the call, and
+// the store may notice first that it is over.
+func endedContext(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+	r, err := handle(ctx, req)
+	if failed, ok := r.(interface{ GetError() *pluginv1.Error }); ok && err == nil && failed.GetError() != nil && ctx.Err() != nil {
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
+	return r, err
+}
+
 // callError makes the error of one call from what gRPC and the plugin said.
 func callError(ctx context.Context, call error, remote *pluginv1.Error) error {
-	if call == nil {
-		return errorFromProto(remote)
+	if call == nil && remote == nil {
+		return nil
 	}
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if call == nil {
+		return errorFromProto(remote)
 	}
 	s := status.Convert(call)
 	switch s.Code() {

@@ -4,6 +4,7 @@ package wire
 
 import (
 	"testing"
+	"testing/synctest"
 )
 
 func TestClassFitsItsRequest(t *testing.T) {
@@ -68,6 +69,11 @@ func TestShortenedPayloadIsTakenBack(t *testing.T) {
 }
 
 func TestIdleMemoryIsGivenBack(t *testing.T) {
+	// In a bubble, so that the real timer never runs beside another test.
+	synctest.Test(t, idleMemoryIsGivenBack)
+}
+
+func idleMemoryIsGivenBack(t *testing.T) {
 	var p pool
 	c := &p.classes[classOf(4096)]
 	var all []*Payload

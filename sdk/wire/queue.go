@@ -80,7 +80,7 @@ type Request struct {
 	Flags  store.Flags
 	Offset int64
 	Length int64    // equal to len(Payload.Bytes) where there is a payload
-	Data   *Payload // reads and writes; borrowed from the same queue
+	Data   *Payload // reads and writes; memory borrowed from the same queue, or part of it
 
 	// Owner is the submitter's own. The queue passes it on untouched.
 	Owner any

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 	"unicode/utf8"
 
@@ -21,31 +22,68 @@ import (
 // Cancellation: a call that changes the disk must not take effect after it has
 // returned, and gRPC cannot promise that of a cancelled call. So those calls,
 // once sent, wait for their answer; killing the plugin ends them.
+//
+// Payload under way is bounded for the disk as a whole, since gRPC holds several
+// copies of each message, in both processes: without it, a few clients with
+// large requests would cost hundreds of MiB, and gain nothing by it.
 type remoteStore struct {
-	backend backendv1.BackendClient
-	disk    uint64
-	info    store.Info
+	backend  backendv1.BackendClient
+	disk     uint64
+	info     store.Info
+	underWay budget
+	lease    *os.File // until TakeLease; may be nil
 }
+
+// LeaseTaker is a remote Store whose backend may have given a lease
+// ([store.Leaser]).
+type LeaseTaker interface {
+	// TakeLease returns the lease, which belongs to the caller from then on, or
+	// nil.
+	TakeLease() *os.File
+}
+
+// TakeLease implements [LeaseTaker].
+func (s *remoteStore) TakeLease() *os.File {
+	lease := s.lease
+	s.lease = nil
+	return lease
+}
+
+// maxUnderWay is the payload of one disk that may be in gRPC's hands at a time,
+// in bytes: enough to keep several cores busy with the core's largest pieces. A
+// single longer call counts as all of it.
+const maxUnderWay = 8 << 20
 
 var _ store.Store = (*remoteStore)(nil)
 
-func openRemote(ctx context.Context, backend backendv1.BackendClient, disk Disk) (store.Store, error) {
+func openRemote(ctx context.Context, backend backendv1.BackendClient, descriptors *DescriptorChannel, disk Disk) (store.Store, error) {
 	if err := sendable(disk); err != nil {
 		return nil, err
 	}
-	r, err := backend.Open(ctx, &backendv1.OpenRequest{
-		Location: disk.Location,
+	request := &backendv1.OpenRequest{
+		Location: []byte(disk.Location),
 		ReadOnly: disk.ReadOnly,
 		Options:  disk.Options,
 		Lanes:    []string{LaneRPC},
-	})
+	}
+	if disk.Lease != nil {
+		token, err := descriptors.Send(disk.Lease)
+		if err != nil {
+			return nil, fmt.Errorf("the lease can't be passed on: %w", err)
+		}
+		request.Lease = token
+	}
+	r, err := backend.Open(ctx, request)
 	if err := callError(ctx, err, r.GetError()); err != nil {
 		return nil, err
 	}
-	s := &remoteStore{backend: backend, disk: r.GetDisk()}
+	s := &remoteStore{backend: backend, disk: r.GetDisk(), underWay: budget{free: maxUnderWay}}
 	s.info, err = infoFromProto(r.GetInfo())
 	if err == nil && r.GetLane() != LaneRPC {
 		err = fmt.Errorf("the plugin chose lane %.40q, which it was not offered", r.GetLane())
+	}
+	if err == nil && r.GetLease() != 0 && descriptors != nil {
+		s.lease, err = receiveLease(ctx, descriptors, r.GetLease())
 	}
 	if err != nil {
 		_ = s.Close() // or its lock would outlast the refusal
@@ -54,15 +92,24 @@ func openRemote(ctx context.Context, backend backendv1.BackendClient, disk Disk)
 	return s, nil
 }
 
-// sendable returns nil if the wire, whose strings are UTF-8, can carry the
-// disk's name and options.
-func sendable(d Disk) error {
-	ok := utf8.ValidString(d.Location)
-	for key, value := range d.Options {
-		ok = ok && utf8.ValidString(key) && utf8.ValidString(value)
+// receiveLease waits for the descriptor that an answer announced.
+func receiveLease(ctx context.Context, descriptors *DescriptorChannel, token uint64) (*os.File, error) {
+	ctx, cancel := context.WithTimeout(ctx, descriptorWait)
+	defer cancel()
+	lease, err := descriptors.Receive(ctx, token)
+	if err != nil {
+		return nil, fmt.Errorf("the plugin announced a lease that did not come: %w", err)
 	}
-	if !ok {
-		return fmt.Errorf("disk %.200q with options %.200q is not valid UTF-8, which plugins need; rename it or make a symbolic link to it: %w", d.Location, d.Options, store.ErrInvalid)
+	return lease, nil
+}
+
+// sendable returns nil if the wire, whose strings are UTF-8, can carry the
+// options.
+func sendable(d Disk) error {
+	for key, value := range d.Options {
+		if !utf8.ValidString(key) || !utf8.ValidString(value) {
+			return fmt.Errorf("option %.200q=%.200q is not valid UTF-8, which plugins need: %w", key, value, store.ErrInvalid)
+		}
 	}
 	return nil
 }
@@ -72,33 +119,56 @@ func (s *remoteStore) Info() store.Info { return s.info }
 func (s *remoteStore) ReadAt(ctx context.Context, p []byte, off int64) error {
 	for len(p) > 0 {
 		n := min(len(p), maxPayload)
-		r, err := s.backend.Read(ctx, &backendv1.ReadRequest{Disk: s.disk, Offset: off, Length: uint32(n)})
-		if err := callError(ctx, err, r.GetError()); err != nil {
+		if err := s.read(ctx, p[:n], off); err != nil {
 			return err
 		}
-		if len(r.GetData()) != n {
-			return fmt.Errorf("the plugin answered a read of %d bytes with %d: %w", n, len(r.GetData()), store.ErrIO)
-		}
-		copy(p, r.GetData())
 		p, off = p[n:], off+int64(n)
 	}
 	return ctx.Err()
+}
+
+// read is one call.
+func (s *remoteStore) read(ctx context.Context, p []byte, off int64) error {
+	share := min(len(p), maxUnderWay)
+	if err := s.underWay.take(ctx, share); err != nil {
+		return err
+	}
+	defer s.underWay.give(share)
+	r, err := s.backend.Read(ctx, &backendv1.ReadRequest{Disk: s.disk, Offset: off, Length: uint32(len(p))})
+	if err := callError(ctx, err, r.GetError()); err != nil {
+		return err
+	}
+	if len(r.GetData()) != len(p) {
+		return fmt.Errorf("the plugin answered a read of %d bytes with %d: %w", len(p), len(r.GetData()), store.ErrIO)
+	}
+	copy(p, r.GetData())
+	return nil
 }
 
 func (s *remoteStore) WriteAt(ctx context.Context, p []byte, off int64, flags store.Flags) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	ctx = context.WithoutCancel(ctx)
 	for len(p) > 0 {
 		n := min(len(p), maxPayload)
-		r, err := s.backend.Write(ctx, &backendv1.WriteRequest{Disk: s.disk, Offset: off, Data: p[:n], Flags: uint32(flags)})
-		if err := callError(ctx, err, r.GetError()); err != nil {
+		if err := s.write(ctx, p[:n], off, flags); err != nil {
 			return err
 		}
 		p, off = p[n:], off+int64(n)
 	}
 	return nil
+}
+
+// write is one call. It can be cancelled until it is sent.
+func (s *remoteStore) write(ctx context.Context, p []byte, off int64, flags store.Flags) error {
+	share := min(len(p), maxUnderWay)
+	if err := s.underWay.take(ctx, share); err != nil {
+		return err
+	}
+	defer s.underWay.give(share)
+	ctx = context.WithoutCancel(ctx)
+	r, err := s.backend.Write(ctx, &backendv1.WriteRequest{Disk: s.disk, Offset: off, Data: p, Flags: uint32(flags)})
+	return callError(ctx, err, r.GetError())
 }
 
 func (s *remoteStore) PunchHole(ctx context.Context, off, length int64, flags store.Flags) error {
@@ -129,6 +199,9 @@ func (s *remoteStore) Flush(ctx context.Context) error {
 const closeWait = 5 * time.Second
 
 func (s *remoteStore) Close() error {
+	if s.lease != nil {
+		defer func() { _ = s.lease.Close() }()
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
 	defer cancel()
 	r, err := s.backend.Close(ctx, &backendv1.CloseRequest{Disk: s.disk})

@@ -36,6 +36,10 @@ func (c *piecewise) Write(_ context.Context, r *backendv1.WriteRequest, _ ...grp
 	return &backendv1.WriteResponse{}, nil
 }
 
+func over(backend backendv1.BackendClient) *remoteStore {
+	return &remoteStore{backend: backend, underWay: budget{free: maxUnderWay}}
+}
+
 func TestRequestsOverTheLimitAreCut(t *testing.T) {
 	const size = 2*maxPayload + 3
 	wantOffsets := []int64{7, 7 + maxPayload, 7 + 2*maxPayload}
@@ -43,7 +47,7 @@ func TestRequestsOverTheLimitAreCut(t *testing.T) {
 	p := make([]byte, size)
 
 	reads := &piecewise{}
-	if err := (&remoteStore{backend: reads}).ReadAt(t.Context(), p, 7); err != nil {
+	if err := over(reads).ReadAt(t.Context(), p, 7); err != nil {
 		t.Fatal(err)
 	}
 	if !slices.Equal(reads.offsets, wantOffsets) || !slices.Equal(reads.lengths, wantLengths) {
@@ -53,7 +57,7 @@ func TestRequestsOverTheLimitAreCut(t *testing.T) {
 		t.Error("the pieces of a read are not in their places")
 	}
 	writes := &piecewise{}
-	if err := (&remoteStore{backend: writes}).WriteAt(t.Context(), p, 7, store.FUA); err != nil {
+	if err := over(writes).WriteAt(t.Context(), p, 7, store.FUA); err != nil {
 		t.Fatal(err)
 	}
 	if !slices.Equal(writes.offsets, wantOffsets) || !slices.Equal(writes.lengths, wantLengths) {

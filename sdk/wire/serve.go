@@ -37,6 +37,7 @@ func ServeConfig(s Served) *plugin.ServeConfig {
 // refuses messages over 4 MiB, on the server's side only.
 func NewServer(opts []grpc.ServerOption) *grpc.Server {
 	return grpc.NewServer(append(opts,
+		grpc.ChainUnaryInterceptor(endedContext),
 		grpc.MaxRecvMsgSize(maxPayload+slack),
 		grpc.MaxSendMsgSize(maxPayload+slack),
 		grpc.InitialWindowSize(window),
@@ -55,7 +56,7 @@ const window = 4 << 20
 func (s Served) Register(g *grpc.Server) {
 	pluginv1.RegisterPluginServer(g, describer{description: s.Description})
 	if s.Open != nil {
-		backendv1.RegisterBackendServer(g, newBackendServer(s.Open))
+		backendv1.RegisterBackendServer(g, newBackendServer(s.Open, s.Descriptors))
 	}
 	if s.Transport != nil {
 		transportv1.RegisterTransportServer(g, newTransportServer(s.Transport, s.Descriptors))

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -42,14 +43,18 @@ type scripted struct {
 	store.Store
 	fail   error                     // what every call returns
 	call   func(ctx context.Context) // runs inside reads and writes
-	sizes  []int                     // of the reads and writes that came, in order
 	closed atomic.Bool
+
+	mu    sync.Mutex
+	sizes []int // of the reads and writes that came, in order
 }
 
 func newScripted(size int64) *scripted { return &scripted{Store: memstore.New(size)} }
 
 func (s *scripted) enter(ctx context.Context, p []byte) error {
+	s.mu.Lock()
 	s.sizes = append(s.sizes, len(p))
+	s.mu.Unlock()
 	if s.call != nil {
 		s.call(ctx)
 	}
@@ -92,7 +97,7 @@ func (s *scripted) Close() error {
 }
 
 func TestDiskAndOptionsReachTheBackend(t *testing.T) {
-	want := wire.Disk{Location: "/a b/ü", ReadOnly: true, Options: map[string]string{"k": "v", "empty": ""}}
+	want := wire.Disk{Location: "/a b/ü\xff", ReadOnly: true, Options: map[string]string{"k": "v", "empty": ""}}
 	var got wire.Disk
 	line := wiretest.New(t, wire.Served{Open: func(_ context.Context, d wire.Disk) (store.Store, error) {
 		got = d
@@ -104,7 +109,7 @@ func TestDiskAndOptionsReachTheBackend(t *testing.T) {
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("the backend was given %v, want %v", got, want)
 	}
-	for _, disk := range []wire.Disk{{Location: "\xff"}, {Options: map[string]string{"k": "\xff"}}} {
+	for _, disk := range []wire.Disk{{Options: map[string]string{"\xff": "v"}}, {Options: map[string]string{"k": "\xff"}}} {
 		if _, err := line.Client.OpenDisk(t.Context(), disk); !errors.Is(err, syscall.EINVAL) || !strings.Contains(err.Error(), "UTF-8") {
 			t.Errorf("opening %+q: %v, want an error about UTF-8", disk.Location, err)
 		}
@@ -357,5 +362,19 @@ func await(t *testing.T, what string, reached func() bool) {
 			t.Fatalf("not within %v: %s", patience, what)
 		}
 		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestDeadlineThatTheStoreNoticesFirstIsADeadline(t *testing.T) {
+	s := newScripted(4096)
+	s.call = func(ctx context.Context) { <-ctx.Done() }
+	s.fail = context.DeadlineExceeded
+	remote := wiretest.Store(t, opener(s))
+	for range 20 {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+		if err := remote.ReadAt(ctx, make([]byte, 1), 0); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("ReadAt: %v", err)
+		}
+		cancel()
 	}
 }

@@ -11,11 +11,11 @@ import (
 func TestFioVerifiesEveryBlock(t *testing.T) {
 	needsFio(t)
 	onEachBackend(t, func(t *testing.T, b backend) {
-		const size = 64 << 20
+		const size = 32 << 20
 		s := serve(t, b.disk(t, size)...)
 		// Sizes are mixed and offsets random, so that requests in flight are
 		// neighbours, and every block is read back once all are written.
-		jobs := fio(t, s, "--rw=randwrite", "--bsrange=4k-64k", "--iodepth=32", "--size=64M", "--verify=crc32c",
+		jobs := fio(t, s, "--rw=randwrite", "--bsrange=4k-64k", "--iodepth=32", "--size=32M", "--verify=crc32c",
 			"--do_verify=1", "--verify_fatal=1", "--norandommap=0", "--fsync=500")
 		for _, job := range jobs {
 			if job.Error != 0 || job.Write.Bytes != size || job.Read.Bytes != size {

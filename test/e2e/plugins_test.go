@@ -12,13 +12,16 @@ import (
 func TestSeparatePluginsServe(t *testing.T) {
 	needs(t, "nbdinfo", "nbdcopy")
 	image := checkingImage{size: 4<<20 + 3, seed: 4}
-	for name, found := range map[string]struct{ environment, arguments []string }{
+	for name, found := range map[string]struct {
+		environment []string
+		arguments   []string
+	}{
 		"--plugin-dir":        {nil, []string{"--plugin-dir", programs.plugins}},
 		"FLEXNBD_PLUGIN_PATH": {[]string{"FLEXNBD_PLUGIN_PATH=/nonexistent:" + programs.plugins}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			disk := sparseFile(t, image.size)
-			s := serveWith(t, found.environment, append(found.arguments, "--file", disk)...)
+			s := serveIn(t, surroundings{environment: found.environment}, append(found.arguments, "--file", disk)...)
 			status := s.status()
 			if got, want := status["backend_path"], filepath.Join(programs.plugins, "flexnbd-backend-file"); got != want {
 				t.Errorf("the backend is %s, want %s", got, want)

@@ -197,7 +197,8 @@ func scriptGone(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	delete(all, args[0])
 	select {
-	case <-s.exited:
+	case err := <-s.exited:
+		ts.Logf("server %s has ended: %v", args[0], err)
 	case <-time.After(patience):
 		ts.Fatalf("server %s has not ended within %v", args[0], patience)
 	}

@@ -38,11 +38,17 @@ const stopTime = 40 * time.Second
 // are those beside --addr, --port and --sock.
 func serve(t *testing.T, arguments ...string) *server {
 	t.Helper()
-	return serveWith(t, nil, arguments...)
+	return serveIn(t, surroundings{}, arguments...)
 }
 
-// serveWith is serve with additional environment variables.
-func serveWith(t *testing.T, environment []string, arguments ...string) *server {
+// surroundings are what a server is started in.
+type surroundings struct {
+	environment []string // variables besides the test's own
+	uid         int      // the user that it runs as, when not 0
+}
+
+// serveIn is serve in other surroundings.
+func serveIn(t *testing.T, in surroundings, arguments ...string) *server {
 	t.Helper()
 	dir := shortDir(t)
 	s := &server{t: t, sock: filepath.Join(dir, "sock"), run: filepath.Join(dir, "run"), exited: make(chan struct{})}
@@ -51,7 +57,15 @@ func serveWith(t *testing.T, environment []string, arguments ...string) *server 
 	}
 	s.cmd = exec.Command(programs.flexnbd, append([]string{"serve", "--addr", "127.0.0.1", "--port", "0", "--sock", s.sock}, arguments...)...)
 	s.cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+s.run)
-	s.cmd.Env = append(s.cmd.Env, environment...)
+	s.cmd.Env = append(s.cmd.Env, in.environment...)
+	if in.uid != 0 {
+		s.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(in.uid), Gid: uint32(in.uid)}}
+		for _, d := range []string{dir, s.run} {
+			if err := os.Chown(d, in.uid, in.uid); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	s.cmd.Stderr = &s.log
 	s.cmd.WaitDelay = time.Second
 	if err := s.cmd.Start(); err != nil {
@@ -172,6 +186,9 @@ func (s *server) endedWith(status int) {
 	if left, err := os.ReadDir(s.run); err != nil || len(left) > 0 {
 		s.t.Errorf("left behind in the runtime folder: %v (%v)", left, err)
 	}
+	if status == 0 && strings.Contains(s.log.String(), "does not end by itself") {
+		s.t.Errorf("a plugin had to be killed:\n%s", s.log.String())
+	}
 	if strings.Contains(s.log.String(), "WARNING: DATA RACE") {
 		s.t.Errorf("a race was detected:\n%s", s.log.String())
 	}
@@ -199,6 +216,11 @@ func (s *server) cleanUp() {
 		<-s.exited
 	}
 	if s.t.Failed() {
+		for _, pid := range s.plugins {
+			if !processGone(pid) {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
 		s.t.Logf("the server's standard error:\n%s", s.log.String())
 	}
 }

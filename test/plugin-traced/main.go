@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-3.0-or-later
+// SPDX-License-Identifier: Apache-2.0
 
 // Command plugin-traced is a backend that the tests use to see, and to hold up,
 // what reaches a backend. It is a disk in memory of --file bytes, with these

@@ -180,13 +180,18 @@ func (Survival) EnumDescriptor() ([]byte, []int) {
 
 type OpenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What --file says: a path, or what the backend takes instead.
-	Location string `protobuf:"bytes,1,opt,name=location,proto3" json:"location,omitempty"`
+	// What --file says: a path, or what the backend takes instead. Bytes, since
+	// a path need not be UTF-8.
+	Location []byte `protobuf:"bytes,1,opt,name=location,proto3" json:"location,omitempty"`
 	ReadOnly bool   `protobuf:"varint,2,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
 	// key=value options of --backend.
 	Options map[string]string `protobuf:"bytes,3,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The lanes that the host can use, best first. "rpc" is always among them.
-	Lanes         []string `protobuf:"bytes,4,rep,name=lanes,proto3" json:"lanes,omitempty"`
+	Lanes []string `protobuf:"bytes,4,rep,name=lanes,proto3" json:"lanes,omitempty"`
+	// Names the message on the descriptor channel that carries the lease which an
+	// earlier process on this disk gave; 0 if there is none. The backend uses it
+	// and opens nothing by name.
+	Lease         uint64 `protobuf:"varint,5,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -221,11 +226,11 @@ func (*OpenRequest) Descriptor() ([]byte, []int) {
 	return file_backend_v1_backend_proto_rawDescGZIP(), []int{0}
 }
 
-func (x *OpenRequest) GetLocation() string {
+func (x *OpenRequest) GetLocation() []byte {
 	if x != nil {
 		return x.Location
 	}
-	return ""
+	return nil
 }
 
 func (x *OpenRequest) GetReadOnly() bool {
@@ -249,6 +254,13 @@ func (x *OpenRequest) GetLanes() []string {
 	return nil
 }
 
+func (x *OpenRequest) GetLease() uint64 {
+	if x != nil {
+		return x.Lease
+	}
+	return 0
+}
+
 type OpenResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Error *v1.Error              `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
@@ -256,7 +268,11 @@ type OpenResponse struct {
 	Disk uint64 `protobuf:"varint,2,opt,name=disk,proto3" json:"disk,omitempty"`
 	Info *Info  `protobuf:"bytes,3,opt,name=info,proto3" json:"info,omitempty"`
 	// One of the lanes offered.
-	Lane          string `protobuf:"bytes,4,opt,name=lane,proto3" json:"lane,omitempty"`
+	Lane string `protobuf:"bytes,4,opt,name=lane,proto3" json:"lane,omitempty"`
+	// Names the message on the descriptor channel that carries a duplicate of the
+	// descriptor on which the backend holds its lock on the disk; 0 if it has none.
+	// The host keeps it, and so the lock, until the disk is closed.
+	Lease         uint64 `protobuf:"varint,5,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -317,6 +333,13 @@ func (x *OpenResponse) GetLane() string {
 		return x.Lane
 	}
 	return ""
+}
+
+func (x *OpenResponse) GetLease() uint64 {
+	if x != nil {
+		return x.Lease
+	}
+	return 0
 }
 
 // Info mirrors store.Info.
@@ -1149,20 +1172,22 @@ var File_backend_v1_backend_proto protoreflect.FileDescriptor
 
 const file_backend_v1_backend_proto_rawDesc = "" +
 	"\n" +
-	"\x18backend/v1/backend.proto\x12\x12flexnbd.backend.v1\x1a\x16plugin/v1/plugin.proto\"\xe0\x01\n" +
+	"\x18backend/v1/backend.proto\x12\x12flexnbd.backend.v1\x1a\x16plugin/v1/plugin.proto\"\xf6\x01\n" +
 	"\vOpenRequest\x12\x1a\n" +
-	"\blocation\x18\x01 \x01(\tR\blocation\x12\x1b\n" +
+	"\blocation\x18\x01 \x01(\fR\blocation\x12\x1b\n" +
 	"\tread_only\x18\x02 \x01(\bR\breadOnly\x12F\n" +
 	"\aoptions\x18\x03 \x03(\v2,.flexnbd.backend.v1.OpenRequest.OptionsEntryR\aoptions\x12\x14\n" +
-	"\x05lanes\x18\x04 \x03(\tR\x05lanes\x1a:\n" +
+	"\x05lanes\x18\x04 \x03(\tR\x05lanes\x12\x14\n" +
+	"\x05lease\x18\x05 \x01(\x04R\x05lease\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x94\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xaa\x01\n" +
 	"\fOpenResponse\x12.\n" +
 	"\x05error\x18\x01 \x01(\v2\x18.flexnbd.plugin.v1.ErrorR\x05error\x12\x12\n" +
 	"\x04disk\x18\x02 \x01(\x04R\x04disk\x12,\n" +
 	"\x04info\x18\x03 \x01(\v2\x18.flexnbd.backend.v1.InfoR\x04info\x12\x12\n" +
-	"\x04lane\x18\x04 \x01(\tR\x04lane\"\xeb\x03\n" +
+	"\x04lane\x18\x04 \x01(\tR\x04lane\x12\x14\n" +
+	"\x05lease\x18\x05 \x01(\x04R\x05lease\"\xeb\x03\n" +
 	"\x04Info\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x1b\n" +
 	"\tmin_block\x18\x02 \x01(\rR\bminBlock\x12'\n" +

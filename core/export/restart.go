@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package export
+
+import (
+	"fmt"
+
+	"github.com/flexnbd/flexnbd/sdk/store"
+)
+
+// Restarted says that a new process has taken the place of the store's, and has
+// not been called yet. Nothing is known to be zero any more; the map is built
+// anew. Where acknowledged writes survive a process only if they were flushed,
+// every connection that had others is told so, once, at its next flush or FUA.
+func (e *Export) Restarted() {
+	e.zeros.forget()
+	e.startBuild()
+	if e.info.Survives != store.SurvivesFlushed {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for q := range e.queues {
+		if q.written.Load() != q.flushed.Load() {
+			q.lost.Store(true)
+		}
+	}
+}
+
+// errLost is what a connection is told once.
+var errLost = fmt.Errorf("the backend crashed, and with it went writes that had been acknowledged but not flushed: %w", store.ErrIO)
+
+// takeLost returns errLost if this connection has still to be told.
+func (q *queue) takeLost() error {
+	if q.lost.CompareAndSwap(true, false) {
+		return errLost
+	}
+	return nil
+}

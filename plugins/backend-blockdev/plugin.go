@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package blockdev
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/flexnbd/flexnbd/sdk"
+	"github.com/flexnbd/flexnbd/sdk/store"
+)
+
+// Plugin describes the backend to the SDK: all that a main needs.
+func Plugin() sdk.Backend {
+	return sdk.Backend{Name: "blockdev", Version: sdk.Version, Open: openDisk}
+}
+
+func openDisk(ctx context.Context, disk sdk.Disk) (store.Store, error) {
+	for option := range disk.Options {
+		return nil, fmt.Errorf("unknown option %q; the blockdev backend has none: %w", option, store.ErrInvalid)
+	}
+	return Open(ctx, disk.Location, disk.ReadOnly)
+}
