@@ -50,7 +50,7 @@ func TestStoppedPluginEndsByItself(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := openDisk(t.Context(), p, wire.Disk{Location: "4096"})
+	s, err := p.OpenDisk(t.Context(), wire.Disk{Location: "4096"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,13 +96,14 @@ func TestStopMayBeCalledAgainAndAtOnce(t *testing.T) {
 func TestPluginThatIsStoppedByASignalIsKilledInTime(t *testing.T) {
 	for _, inTime := range []bool{true, false} {
 		p, log := started(t, self("test-memory"))
-		s, err := openDisk(t.Context(), p, wire.Disk{Location: "4096"})
+		s, err := p.OpenDisk(t.Context(), wire.Disk{Location: "4096"})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := unix.Kill(p.PID(), unix.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
+		await(t, "the process is stopped", func() bool { return state(strconv.Itoa(p.PID())) == "T" })
 		flushed := make(chan error)
 		go func() { flushed <- s.Flush(context.Background()) }()
 		ctx, cancel := context.WithCancel(t.Context())
@@ -135,7 +136,7 @@ func TestPluginThatIsStoppedByASignalIsKilledInTime(t *testing.T) {
 func TestCrashFailsCallsAndIsLoggedOnce(t *testing.T) {
 	for location, want := range map[string]string{"crash": "exit status 7", "panic": "exit status 2"} {
 		p, log := started(t, self("test-unruly"))
-		s, err := openDisk(t.Context(), p, wire.Disk{Location: location})
+		s, err := p.OpenDisk(t.Context(), wire.Disk{Location: location})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -169,7 +170,7 @@ func TestGrandchildNeitherHidesACrashNorHangsStop(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer func() { _ = p.Stop(context.Background()) }()
-				s, err := openDisk(t.Context(), p, wire.Disk{Location: location, Options: map[string]string{"pidfile": pidfile}})
+				s, err := p.OpenDisk(t.Context(), wire.Disk{Location: location, Options: map[string]string{"pidfile": pidfile}})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -210,7 +211,7 @@ func TestGrandchildNeitherHidesACrashNorHangsStop(t *testing.T) {
 
 func TestServiceManagersSignalsDoNotEndAPlugin(t *testing.T) {
 	p, _ := started(t, self("test-memory"))
-	s, err := openDisk(t.Context(), p, wire.Disk{Location: "4096"})
+	s, err := p.OpenDisk(t.Context(), wire.Disk{Location: "4096"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +234,6 @@ func TestServiceManagersSignalsDoNotEndAPlugin(t *testing.T) {
 func TestKilledHostLeavesNoPluginBehind(t *testing.T) {
 	for _, location := range []string{"idle", "busy"} {
 		base := folder(t)
-		// #nosec: this very binary
 		host := exec.Command(selfExe, location)
 		host.Args = []string{"test-host", location}
 		host.Env = append(os.Environ(), "TMPDIR="+base, "XDG_RUNTIME_DIR=")

@@ -14,9 +14,6 @@ import (
 
 // Bounds on restarts.
 const (
-	// maxRestarts within restartWindow is the end: a backend that crashes that
-	// often does not serve anybody.
-	maxRestarts   = 20
 	restartWindow = time.Minute
 	// restartTimeout bounds one start.
 	restartTimeout = 30 * time.Second
@@ -24,6 +21,10 @@ const (
 	firstPause = 50 * time.Millisecond
 	lastPause  = 2 * time.Second
 )
+
+// maxRestarts within restartWindow is the end: a backend that crashes that often
+// does not serve anybody. Tests that crash one raise it.
+var maxRestarts = 20
 
 // Heartbeat: a plugin answers within hangTimeout however busy its disk is, since
 // the question does not touch the disk.
@@ -56,11 +57,14 @@ func (d *Disk) watch(o *opened) {
 	}
 }
 
+// endOld is a variable so that a test can show what happens without it.
+var endOld = (*Process).stopNow
+
 // restart replaces o, which has lost the disk, by a new process.
 func (d *Disk) restart(o *opened) {
 	// First the old process has to be gone, reaped and all: a repeated write
 	// must be the last of its kind.
-	if err := o.process.stopNow(); err != nil {
+	if err := endOld(o.process); err != nil {
 		d.giveUp(fmt.Errorf("its backend's process can't be ended, so nothing can be repeated: %w", err))
 		return
 	}

@@ -178,7 +178,7 @@ func beHost() {
 	}
 	location := os.Args[1]
 	if location != "idle" {
-		s, err := openDisk(context.Background(), p, wire.Disk{Location: location})
+		s, err := p.OpenDisk(context.Background(), wire.Disk{Location: location})
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(5)

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/flexnbd/flexnbd/core/logging"
-	"github.com/flexnbd/flexnbd/sdk/store"
 	"github.com/flexnbd/flexnbd/sdk/wire"
 )
 
@@ -96,11 +95,6 @@ func started(t *testing.T, program Program) (*Process, *logBuffer) {
 	}
 	t.Cleanup(func() { _ = p.Stop(context.Background()) })
 	return p, log
-}
-
-func openDisk(ctx context.Context, p *Process, disk wire.Disk) (store.Store, error) {
-	s, err := p.OpenDisk(ctx, disk)
-	return s, err
 }
 
 // await waits for a state.

@@ -14,7 +14,7 @@ import (
 func TestStoreInAProcessKeepsTheContract(t *testing.T) {
 	p, _ := started(t, self("test-memory"))
 	storetest.Run(t, func(t testing.TB, size int64) store.Store {
-		s, err := openDisk(t.Context(), p, wire.Disk{Location: strconv.FormatInt(size, 10)})
+		s, err := p.OpenDisk(t.Context(), wire.Disk{Location: strconv.FormatInt(size, 10)})
 		if err != nil {
 			t.Fatal(err)
 		}

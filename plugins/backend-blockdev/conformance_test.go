@@ -19,16 +19,8 @@ const size = 1<<20 + 64<<10
 
 func TestConformance(t *testing.T) {
 	for _, block := range []int64{512, 4096} {
-		suite := func(open func(t testing.TB, path string) store.Store) storetest.Suite {
-			return storetest.Suite{
-				Open: func(t testing.TB, _ int64) store.Store {
-					return open(t, looptest.New(t, looptest.Options{Size: size + block, LogicalBlock: uint32(block)}).Path)
-				},
-				FixedSize: size + block, SizeUnit: block,
-			}
-		}
 		t.Run(fmt.Sprintf("BlocksOf%d", block), func(t *testing.T) {
-			suite(func(t testing.TB, path string) store.Store {
+			suite(block, func(t testing.TB, path string) store.Store {
 				s, err := Open(context.Background(), path, false)
 				if err != nil {
 					t.Fatal(err)
@@ -36,12 +28,21 @@ func TestConformance(t *testing.T) {
 				return s
 			}).Run(t)
 		})
-		t.Run(fmt.Sprintf("BlocksOf%dOverTheWire", block), func(t *testing.T) {
-			suite(func(t testing.TB, path string) store.Store {
-				return wiretest.Store(t, func(ctx context.Context, _ wire.Disk) (store.Store, error) {
-					return Open(ctx, path, false)
-				})
-			}).Run(t)
-		})
+	}
+	t.Run("OverTheWire", func(t *testing.T) {
+		suite(512, func(t testing.TB, path string) store.Store {
+			return wiretest.Store(t, func(ctx context.Context, _ wire.Disk) (store.Store, error) {
+				return Open(ctx, path, false)
+			})
+		}).Run(t)
+	})
+}
+
+func suite(block int64, open func(t testing.TB, path string) store.Store) storetest.Suite {
+	return storetest.Suite{
+		Open: func(t testing.TB, _ int64) store.Store {
+			return open(t, looptest.New(t, looptest.Options{Size: size + block, LogicalBlock: uint32(block)}).Path)
+		},
+		FixedSize: size + block, SizeUnit: block,
 	}
 }

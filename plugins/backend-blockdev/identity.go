@@ -14,8 +14,9 @@ import (
 
 // Identity names the open device by what stays with it, whatever node leads to
 // it and whatever number it has after the next start of the machine. It is a key
-// for records: two devices never share one, and it holds only letters, digits and
-// "-._:@%".
+// for records, of letters, digits and "-._:@%". Two devices do not share one, but
+// for two paths to one disk, and for loop devices on two file systems that are
+// copies of each other.
 //
 //	dm:LVM-...          a logical volume, or another device of the device mapper, by its UUID
 //	wwid:naa.6001...    a disk, by the world-wide identifier that its maker or array gave it

@@ -101,9 +101,9 @@ func TestIdentityOfALoopDeviceIsItsFile(t *testing.T) {
 	if err := unix.Stat(image, &st); err != nil {
 		t.Fatal(err)
 	}
-	status := unix.LoopInfo64{Device: uint64(st.Dev), Inode: st.Ino}
+	status := unix.LoopInfo64{Device: uint64(st.Dev), Inode: st.Ino} //nolint:unconvert // a uint32 on mips
 	var broken error
-	s := sysfs{root: root, loop: func() (*unix.LoopInfo64, error) { copy := status; return &copy, broken }}
+	s := sysfs{root: root, loop: func() (*unix.LoopInfo64, error) { answer := status; return &answer, broken }}
 
 	set(image)
 	id, err := s.identity(unix.Mkdev(7, 0))
@@ -127,7 +127,7 @@ func TestIdentityOfALoopDeviceIsItsFile(t *testing.T) {
 	}
 }
 
-// identify attaches what the options say and asks for its identity.
+// identify opens path and asks for its identity.
 func identify(t *testing.T, path string) (string, error) {
 	t.Helper()
 	f, err := os.Open(path)

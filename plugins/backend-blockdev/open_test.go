@@ -137,6 +137,7 @@ func TestMountedDeviceIsRefused(t *testing.T) {
 	if err := mount(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }) // if the test ends early
 	wantBusy(t, loop.Path)
 	if err := unix.Unmount(dir, 0); err != nil {
 		t.Fatal(err)
@@ -144,7 +145,6 @@ func TestMountedDeviceIsRefused(t *testing.T) {
 	opened(t, loop.Path, true)
 	if err := mount(); !errors.Is(err, unix.EBUSY) {
 		t.Errorf("a device that is served could be mounted (%v)", err)
-		_ = unix.Unmount(dir, unix.MNT_DETACH)
 	}
 }
 

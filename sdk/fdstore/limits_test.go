@@ -47,11 +47,11 @@ func TestLimitsAreThoseOfTheQueue(t *testing.T) {
 
 		"devices/pci/sdb/queue/discard_max_bytes":      "0\n",
 		"devices/pci/sdb/queue/write_zeroes_max_bytes": "18446744073709551615\n",
-		"dev/block/8:16":                               "-> ../../devices/pci/sdb",
+		"dev/block/8:16": "-> ../../devices/pci/sdb",
 
 		"devices/pci/sdc/queue/discard_max_bytes":      "512\n",
 		"devices/pci/sdc/queue/write_zeroes_max_bytes": "many\n",
-		"dev/block/8:32":                               "-> ../../devices/pci/sdc",
+		"dev/block/8:32": "-> ../../devices/pci/sdc",
 	})
 	for minor, want := range map[uint32]limits{
 		0:  {discard: 1 << 30},
