@@ -19,7 +19,7 @@ const dialTimeout = 30 * time.Second
 // withClient connects to a server, through the transport plugin, and calls do.
 // The plugin is needed for the dialling alone and has ended by then.
 func (a *app) withClient(ctx context.Context, target targetOptions, bind string, plugins pluginOptions, do func(*client.Client) error) error {
-	conn, err := a.dial(ctx, target.address(), transport.Address{Addr: bind}, plugins)
+	conn, err := a.dial(ctx, target, transport.Address{Addr: bind}, plugins)
 	if err != nil {
 		return err
 	}
@@ -33,8 +33,12 @@ func (a *app) withClient(ctx context.Context, target targetOptions, bind string,
 	return c.Disconnect()
 }
 
-func (a *app) dial(ctx context.Context, to, bind transport.Address, plugins pluginOptions) (_ transport.Conn, err error) {
-	program, _, err := plugins.find(wire.KindTransport, plugins.Transport)
+func (a *app) dial(ctx context.Context, target targetOptions, bind transport.Address, plugins pluginOptions) (_ transport.Conn, err error) {
+	program, spec, err := plugins.find(wire.KindTransport, plugins.Transport)
+	if err != nil {
+		return transport.Conn{}, err
+	}
+	to, err := address(target.Addr, target.Port, spec)
 	if err != nil {
 		return transport.Conn{}, err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/flexnbd/flexnbd/core/host"
 	"github.com/flexnbd/flexnbd/core/logging"
 	"github.com/flexnbd/flexnbd/sdk/transport"
 )
@@ -42,14 +43,24 @@ type pluginOptions struct {
 	PluginDir []string `long:"plugin-dir" value-name:"DIR" description:"Look for plugins here first; may be repeated"`
 }
 
-// targetOptions say where a server is, or is to be.
+// targetOptions say where a server is.
 type targetOptions struct {
-	Addr string `short:"l" long:"addr" value-name:"ADDR" required:"yes" description:"The address of the server"`
-	Port port   `short:"p" long:"port" value-name:"PORT" required:"yes" description:"The port of the server, 0 to 65535"`
+	Addr string `short:"l" long:"addr" value-name:"ADDR" required:"yes" description:"The address of the server; with --transport unix a path"`
+	Port *port  `short:"p" long:"port" value-name:"PORT" description:"The port of the server, 0 to 65535. Required with --transport tcp"`
 }
 
-func (t targetOptions) address() transport.Address {
-	return transport.Address{Addr: t.Addr, Port: uint16(t.Port)}
+// address joins --addr and --port for a transport. TCP needs both; what others
+// make of a port is for them to say.
+func address(addr string, p *port, carrier host.Spec) (transport.Address, error) {
+	switch {
+	case len(carrier.Options) > 0:
+		return transport.Address{}, usagef("--transport %s takes no options", carrier.Name+carrier.Path)
+	case p != nil:
+		return transport.Address{Addr: addr, Port: uint16(*p)}, nil
+	case carrier.Name == "tcp":
+		return transport.Address{}, usagef("the required flag `-p, --port' was not specified")
+	}
+	return transport.Address{Addr: addr}, nil
 }
 
 // port is a TCP port.

@@ -3,11 +3,14 @@
 package main
 
 import (
+	"io/fs"
 	"os"
 
 	"github.com/flexnbd/flexnbd/core/host"
+	blockdev "github.com/flexnbd/flexnbd/plugins/backend-blockdev"
 	backendfile "github.com/flexnbd/flexnbd/plugins/backend-file"
 	tcp "github.com/flexnbd/flexnbd/plugins/transport-tcp"
+	unixsocket "github.com/flexnbd/flexnbd/plugins/transport-unix"
 	"github.com/flexnbd/flexnbd/sdk"
 	"github.com/flexnbd/flexnbd/sdk/wire"
 )
@@ -20,7 +23,9 @@ var stock = []struct {
 	serve func()
 }{
 	{wire.KindBackend, "file", func() { sdk.ServeBackend(backendfile.Plugin()) }},
+	{wire.KindBackend, "blockdev", func() { sdk.ServeBackend(blockdev.Plugin()) }},
 	{wire.KindTransport, "tcp", func() { sdk.ServeTransport(tcp.Plugin()) }},
+	{wire.KindTransport, "unix", func() { sdk.ServeTransport(unixsocket.Plugin()) }},
 }
 
 // stockVerb makes this binary run as a stock plugin. It is not for people.
@@ -55,6 +60,14 @@ func (o pluginOptions) finder() (*host.Finder, error) {
 		})
 	}
 	return f, nil
+}
+
+// defaultBackend is the stock backend for what --file names.
+func defaultBackend(file string) string {
+	if st, err := os.Stat(file); err == nil && st.Mode()&(fs.ModeDevice|fs.ModeCharDevice) == fs.ModeDevice {
+		return "blockdev"
+	}
+	return "file"
 }
 
 // find returns the program that value, of --backend or --transport, asks for.

@@ -8,15 +8,15 @@ import (
 )
 
 type serveCommand struct {
-	Addr string `short:"l" long:"addr" value-name:"ADDR" required:"yes" description:"The address to listen on"`
-	Port port   `short:"p" long:"port" value-name:"PORT" required:"yes" description:"The port to listen on; 0 picks one, which status shows"`
+	Addr string `short:"l" long:"addr" value-name:"ADDR" required:"yes" description:"The address to listen on; with --transport unix a path"`
+	Port *port  `short:"p" long:"port" value-name:"PORT" description:"The port to listen on; 0 picks one, which status shows. Required with --transport tcp"`
 	File string `short:"f" long:"file" value-name:"FILE" required:"yes" description:"The file to serve, or what the backend takes instead; must exist"`
 	Sock string `short:"s" long:"sock" value-name:"SOCK" description:"The control socket to open"`
 
 	DefaultDeny bool   `short:"d" long:"default-deny" description:"With an empty access list, let nobody connect"`
 	ReadOnly    bool   `short:"r" long:"read-only" description:"Refuse writes, and share the file with other read-only servers"`
 	MaxClients  int    `long:"max-clients" value-name:"N" default:"256" description:"The most clients that may be connected at a time"`
-	Backend     string `long:"backend" value-name:"NAME|/PATH[,key=value...]" default:"file" description:"The backend plugin"`
+	Backend     string `long:"backend" value-name:"NAME|/PATH[,key=value...]" description:"The backend plugin (default: blockdev for a block device, else file)"`
 
 	pluginOptions
 	app *app
@@ -36,6 +36,9 @@ func (c *serveCommand) Execute(args []string) error {
 	if err != nil {
 		return usageError{err}
 	}
+	if c.Backend == "" {
+		c.Backend = defaultBackend(c.File)
+	}
 	backend, spec, err := c.find(wire.KindBackend, c.Backend)
 	if err != nil {
 		return err
@@ -44,8 +47,9 @@ func (c *serveCommand) Execute(args []string) error {
 	if err != nil {
 		return err
 	}
-	if len(carrierSpec.Options) > 0 {
-		return usagef("--transport %s: this transport takes no options", carrierSpec.Name+carrierSpec.Path)
+	at, err := address(c.Addr, c.Port, carrierSpec)
+	if err != nil {
+		return err
 	}
 	s := &serving{
 		command:   c,
@@ -54,6 +58,7 @@ func (c *serveCommand) Execute(args []string) error {
 		backend:   backend,
 		disk:      wire.Disk{Location: c.File, ReadOnly: c.ReadOnly, Options: spec.Options},
 		transport: carrier,
+		at:        at,
 	}
 	return s.run()
 }

@@ -29,6 +29,7 @@ type serving struct {
 	backend   host.Program
 	disk      wire.Disk
 	transport host.Program
+	at        transport.Address
 
 	store    *host.Disk
 	export   *export.Export
@@ -75,7 +76,7 @@ func (s *serving) open(ctx context.Context, h *host.Host) (err error) {
 		return err
 	}
 	s.store.OnRestart(s.export.Restarted)
-	s.listener, err = h.Listen(ctx, s.transport, transport.Address{Addr: s.command.Addr, Port: uint16(s.command.Port)})
+	s.listener, err = h.Listen(ctx, s.transport, s.at)
 	return err
 }
 

@@ -134,6 +134,9 @@ func (l *Listener) restart(ctx context.Context, old *Process, listener transport
 			l.log.Warn("transport restarted", "plugin", l.program.Name, "plugin_pid", l.Process().PID(), "address", l.address)
 			return nil
 		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		l.log.Error("transport can't be restarted yet", "plugin", l.program.Name, "error", err, "again_in", pause)
 		select {
 		case <-time.After(pause):

@@ -132,7 +132,7 @@ func TestSweepRemovesOnlyWhatHostsLeftBehind(t *testing.T) {
 			t.Errorf("%s was removed: %v", name, err)
 		}
 	}
-	for _, path := range []string{kept["foreign file"] + "/thesis.tex", kept["foreign folder"] + "/src/main.c", kept["foreign contents"] + "/plugin-dir1/keep"} {
+	for _, path := range []string{kept["foreign file"] + "/thesis.tex", kept["foreign folder"] + "/src/main.c", kept["foreign contents"] + "/plugin-dir1/keep", kept["foreign file"] + "/" + lockName, kept["foreign folder"] + "/" + lockName} {
 		if _, err := os.Stat(path); err != nil {
 			t.Errorf("foreign contents: %v", err)
 		}

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -75,7 +76,7 @@ func Serve(ctx context.Context, conn net.Conn, config Config) error {
 	in := bufio.NewReaderSize(conn, readBuffer)
 	agreed, err := negotiate(conn, in, config)
 	if err != nil {
-		return describe(ctx, "handshake", withoutEOF(err))
+		return describe(ctx, "handshake", unlessGone(err))
 	}
 	if agreed != nil {
 		err = newTransmission(ctx, conn, in, config, agreed).run()
@@ -84,9 +85,10 @@ func Serve(ctx context.Context, conn net.Conn, config Config) error {
 	return describe(ctx, "transmission", err)
 }
 
-// withoutEOF is nil for a client that left without a word, as many do.
-func withoutEOF(err error) error {
-	if errors.Is(err, io.EOF) {
+// unlessGone is nil for a client that left without a word, as many do, some of
+// them with a reset.
+func unlessGone(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
 		return nil
 	}
 	return err

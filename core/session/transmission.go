@@ -101,7 +101,7 @@ func (t *transmission) reason(received error) error {
 	if t.stopping.Load() && errors.Is(received, os.ErrDeadlineExceeded) {
 		return nil // watchStop woke the reader
 	}
-	return withoutEOF(received)
+	return unlessGone(received)
 }
 
 // fail ends the connection: the reader is woken and finds nothing more to read.

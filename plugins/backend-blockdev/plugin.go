@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/flexnbd/flexnbd/sdk"
+	"github.com/flexnbd/flexnbd/sdk/fdstore"
 	"github.com/flexnbd/flexnbd/sdk/store"
 )
 
@@ -18,6 +19,9 @@ func Plugin() sdk.Backend {
 func openDisk(ctx context.Context, disk sdk.Disk) (store.Store, error) {
 	for option := range disk.Options {
 		return nil, fmt.Errorf("unknown option %q; the blockdev backend has none: %w", option, store.ErrInvalid)
+	}
+	if disk.Lease != nil {
+		return fdstore.Reopen(disk.Lease, disk.Location, fdstore.Options{ReadOnly: disk.ReadOnly})
 	}
 	return Open(ctx, disk.Location, disk.ReadOnly)
 }

@@ -36,23 +36,6 @@ func Open(ctx context.Context, location string, readOnly bool) (store.Store, err
 	if err != nil {
 		return nil, err
 	}
-	return serve(f, readOnly)
-}
-
-// Reopen goes on with a descriptor on which an earlier process had opened and
-// locked the image, wherever that is by now; location is for messages. It owns
-// lease.
-func Reopen(lease *os.File, location string, readOnly bool) (store.Store, error) {
-	defer func() { _ = lease.Close() }()
-	fd, err := unix.FcntlInt(lease.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, explain(location, readOnly, err)
-	}
-	return serve(os.NewFile(uintptr(fd), location), readOnly)
-}
-
-// serve makes a disk of an open image, which it owns.
-func serve(f *os.File, readOnly bool) (store.Store, error) {
 	disk, err := fdstore.New(f, fdstore.Options{ReadOnly: readOnly})
 	if err != nil {
 		_ = f.Close()

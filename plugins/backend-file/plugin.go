@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/flexnbd/flexnbd/sdk"
+	"github.com/flexnbd/flexnbd/sdk/fdstore"
 	"github.com/flexnbd/flexnbd/sdk/store"
 )
 
@@ -20,7 +21,7 @@ func openDisk(ctx context.Context, disk sdk.Disk) (store.Store, error) {
 		return nil, fmt.Errorf("unknown option %q; the file backend has none: %w", option, store.ErrInvalid)
 	}
 	if disk.Lease != nil {
-		return Reopen(disk.Lease, disk.Location, disk.ReadOnly)
+		return fdstore.Reopen(disk.Lease, disk.Location, fdstore.Options{ReadOnly: disk.ReadOnly})
 	}
 	return Open(ctx, disk.Location, disk.ReadOnly)
 }

@@ -58,6 +58,24 @@ func New(f *os.File, o Options) (*Store, error) {
 	return newStore(f, o, linux)
 }
 
+// Reopen is New for the lease of an earlier process's Store (see
+// [store.Leaser]): its image, wherever that is by now, its lock and all. name is
+// for messages. Reopen owns lease, whatever it returns.
+func Reopen(lease *os.File, name string, o Options) (*Store, error) {
+	defer func() { _ = lease.Close() }()
+	fd, err := unix.FcntlInt(lease.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: going on with its lease: %w", name, err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	s, err := New(f, o)
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
 func newStore(f *os.File, o Options, sys syscalls) (*Store, error) {
 	s := &Store{file: f, fd: int(f.Fd()), sys: sys}
 	if err := s.checkMode(o.ReadOnly); err != nil {

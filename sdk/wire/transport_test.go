@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
@@ -80,7 +81,7 @@ func TestAddressesAndPeerSurviveTheWire(t *testing.T) {
 	}
 	// The plugin has let go: with our end closed, the other one reads its end.
 	_ = conn.Socket.Close()
-	if n, err := b.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+	if n, err := b.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 		t.Errorf("Read at the other end: %d, %v", n, err)
 	}
 }
@@ -304,6 +305,51 @@ func TestConnectionsThatNobodyTookAreClosedWithTheListener(t *testing.T) {
 	}
 	if err := l.Close(); err != nil {
 		t.Errorf("second Close: %v", err)
+	}
+}
+
+// lastMoment is a listener whose one connection comes in while it is closed.
+type lastMoment struct {
+	conn   transport.Conn
+	closed chan struct{}
+}
+
+func (l lastMoment) Listen(context.Context, transport.Address) (transport.Listener, error) {
+	return l, nil
+}
+
+func (l lastMoment) Dial(context.Context, transport.Address, transport.Address) (transport.Conn, error) {
+	return transport.Conn{}, errors.ErrUnsupported
+}
+
+func (l lastMoment) Accept(context.Context) (transport.Conn, error) {
+	<-l.closed
+	return l.conn, nil
+}
+
+func (l lastMoment) Address() transport.Address { return transport.Address{} }
+
+func (l lastMoment) Close() error {
+	close(l.closed)
+	return nil
+}
+
+func TestConnectionThatComesInAtTheLastMomentIsClosedAtOnce(t *testing.T) {
+	a, b := tcpPair(t)
+	remote := wiretest.Transport(t, lastMoment{transport.Conn{Socket: a}, make(chan struct{})})
+	l, err := remote.Listen(t.Context(), transport.Address{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	// Half of the time after which a descriptor that nobody wants is closed.
+	if err := b.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("the connection was not closed: %v", err)
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -172,12 +171,10 @@ func TestKilledServerLeavesNoPlugin(t *testing.T) {
 	})
 }
 
-// A process that is stopped answers nothing and ends by nothing but SIGKILL.
-func TestStoppedPluginDelaysTheEndButDoesNotPreventIt(t *testing.T) {
-	for which, says := range map[string]string{
-		"backend":   `(?m)^F:.*flush before the end: `,
-		"transport": `(?m)^F:.*stop listening on 127\.0\.0\.1:\d+: `,
-	} {
+// A process that is stopped answers nothing and ends by nothing but SIGKILL. It
+// is replaced as soon as that is noticed, so the end is in order all the same.
+func TestStoppedPluginDoesNotPreventTheEnd(t *testing.T) {
+	for _, which := range []string{"backend", "transport"} {
 		t.Run(which, func(t *testing.T) {
 			t.Parallel()
 			s := serve(t, "--file", sparseFile(t, 1<<20))
@@ -187,29 +184,11 @@ func TestStoppedPluginDelaysTheEndButDoesNotPreventIt(t *testing.T) {
 			}
 			begin := time.Now()
 			s.signal(syscall.SIGTERM)
-			s.endedWith(1)
-			if took := time.Since(begin); took > 28*time.Second {
+			s.endedWith(0)
+			if took := time.Since(begin); took > 20*time.Second {
 				t.Errorf("the end took %v", took)
 			}
-			if !regexp.MustCompile(says).MatchString(s.log.String()) {
-				t.Errorf("the server does not say %q:\n%s", says, s.log.String())
-			}
 		})
-	}
-}
-
-func TestSecondSignalDoesNotWaitForAStoppedBackend(t *testing.T) {
-	s := serve(t, "--file", sparseFile(t, 1<<20))
-	if err := unix.Kill(number(t, s.status()["backend_pid"]), unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	s.signal(syscall.SIGTERM)
-	s.refuses()
-	begin := time.Now()
-	s.signal(syscall.SIGTERM)
-	s.endedWith(1)
-	if took := time.Since(begin); took > 10*time.Second {
-		t.Errorf("the forced end took %v", took)
 	}
 }
 
