@@ -3,7 +3,7 @@
 package main
 
 // laterVerbs are the verbs of the manual that are still to come.
-var laterVerbs = []string{"listen", "mirror", "break", "acl"}
+var laterVerbs = []string{"listen", "mirror", "break"}
 
 type laterCommand struct{ name string }
 

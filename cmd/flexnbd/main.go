@@ -76,6 +76,7 @@ func verbs(a *app) []verb {
 	list := []verb{
 		{"serve", "Serve a disk", "Serves a disk until SIGINT, SIGQUIT or SIGTERM. Further arguments are the addresses and networks that may connect.", &serveCommand{app: a}},
 		{"status", "Show a server's status", "Shows the status of the server with the given control socket, as key=value pairs.", &statusCommand{app: a}},
+		{"acl", "Replace a server's access list", "Replaces the access list of the server with the given control socket: addresses and networks, uid:USER and gid:GROUP for clients on a Unix socket. Clients that it does not allow are disconnected.", &aclCommand{app: a}},
 		{"read", "Read from a server", "Reads bytes from an NBD server in a single request and writes them to standard output.", &readCommand{app: a}},
 		{"write", "Write to a server", "Writes bytes from standard input to an NBD server in a single request.", &writeCommand{app: a}},
 		{"help", "Show help", "Shows the commands, or the options of one of them.", &helpCommand{app: a}},

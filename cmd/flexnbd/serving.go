@@ -115,7 +115,7 @@ func (s *serving) serve(stop, force context.Context) error {
 			return err
 		}
 		controls.Go(func() {
-			if err := socket.Serve(controlling, map[string]control.Verb{"status": s.status}); err != nil {
+			if err := socket.Serve(controlling, map[string]control.Verb{"status": s.status, "acl": s.replaceACL}); err != nil {
 				s.log.Error("control socket failed", "error", err)
 			}
 		})
@@ -129,6 +129,19 @@ func (s *serving) abandon() {
 	if err := s.store.Abandon(); err != nil {
 		s.log.Error("backend cannot be ended", "error", err)
 	}
+}
+
+// replaceACL answers the control socket's acl.
+func (s *serving) replaceACL(_ context.Context, entries []string) control.Answer {
+	err := s.server.ReplaceACL(entries)
+	var bad *acl.BadEntry
+	switch {
+	case errors.As(err, &bad):
+		return control.Answer{Code: 1, Text: "bad spec: " + bad.Entry}
+	case err != nil:
+		return control.Answer{Code: 1, Text: err.Error()}
+	}
+	return control.Answer{Text: "updated"}
 }
 
 // status answers the control socket's status.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -51,8 +50,7 @@ const flushTimeout = 20 * time.Second
 // Server serves one disk. Run it once.
 type Server struct {
 	config  Config
-	clients atomic.Int64
-	last    int64 // number of the newest client; the acceptor's own
+	clients clients
 }
 
 // New makes a server that does nothing until Run.
@@ -60,11 +58,20 @@ func New(config Config) *Server {
 	if config.StopTimeout == 0 {
 		config.StopTimeout = DefaultStopTimeout
 	}
-	return &Server{config: config}
+	return &Server{config: config, clients: clients{
+		guard: acl.NewGuard(config.ACL),
+		most:  config.MaxClients,
+		open:  map[*connection]struct{}{},
+	}}
 }
 
 // Clients is how many connections there are.
-func (s *Server) Clients() int { return int(s.clients.Load()) }
+func (s *Server) Clients() int { return s.clients.count() }
+
+// ReplaceACL puts another access list in force, at once and as a whole, and
+// disconnects the clients whom it does not allow. What an empty list means stays
+// as it was. The error is an [*acl.BadEntry]; then nothing has changed.
+func (s *Server) ReplaceACL(entries []string) error { return s.clients.replaceACL(entries) }
 
 // Run serves until stop ends, then shuts down as the package comment says. The
 // error is nil when everything that was acknowledged is durable. Not being able
@@ -98,46 +105,37 @@ func (s *Server) accept(stop, cutting context.Context, stopping <-chan struct{},
 		if err != nil {
 			return err
 		}
-		if why := s.turnAway(conn.Peer); why != "" {
+		cl, why := s.clients.admit(cutting, conn.Peer)
+		if cl == nil {
 			s.config.Log.Warn("client turned away: "+why, "peer", conn.Peer.Address)
 			_ = conn.Socket.Close()
 			continue
 		}
-		s.clients.Add(1)
-		s.last++
-		name := fmt.Sprintf("client-%d", s.last)
 		sessions.Go(func() {
-			defer s.clients.Add(-1)
-			s.serve(cutting, stopping, s.config.Log.ResetNamed(name), conn)
+			defer s.clients.leave(cl)
+			s.serve(cl, stopping, conn)
 		})
 	}
 }
 
-// turnAway says why a peer is not served, or nothing.
-func (s *Server) turnAway(peer transport.Peer) string {
-	switch {
-	case !s.config.ACL.Allows(peer):
-		return "the access list does not allow it"
-	case s.clients.Load() >= int64(s.config.MaxClients):
-		return fmt.Sprintf("%d clients are connected already; see --max-clients", s.config.MaxClients)
-	}
-	return ""
-}
-
 // serve runs one session.
-func (s *Server) serve(ctx context.Context, stopping <-chan struct{}, log hclog.Logger, conn transport.Conn) {
-	log.Info("connected", "peer", conn.Peer.Address, "network", conn.Peer.Network)
-	err := session.Serve(ctx, conn.Socket, session.Config{
+func (s *Server) serve(cl *connection, stopping <-chan struct{}, conn transport.Conn) {
+	log := s.config.Log.ResetNamed(cl.name)
+	log.Info("connected", "peer", cl.peer.Address, "network", cl.peer.Network)
+	err := session.Serve(cl.ctx, conn.Socket, session.Config{
 		Export:           s.config.Export,
 		Log:              log,
 		Stopping:         stopping,
 		HandshakeTimeout: s.config.HandshakeTimeout,
 	})
+	if errors.Is(context.Cause(cl.ctx), errEvicted) {
+		err = errEvicted
+	}
 	if err != nil && !errors.Is(err, net.ErrClosed) {
-		log.Warn("client dropped", "peer", conn.Peer.Address, "reason", err)
+		log.Warn("client dropped", "peer", cl.peer.Address, "reason", err)
 		return
 	}
-	log.Info("disconnected", "peer", conn.Peer.Address)
+	log.Info("disconnected", "peer", cl.peer.Address)
 }
 
 // finish waits for the sessions, or cuts them off, then flushes.
