@@ -50,12 +50,13 @@ type Client struct {
 
 // Connect negotiates with the NBD server at the other end of conn and enters
 // the transmission phase. It asks with OPT_GO and falls back to OPT_EXPORT_NAME
-// for servers that do not know it. conn belongs to the client from the start:
+// for servers that do not know it. A server that greets in the oldstyle handshake
+// is taken by its word, if no export is asked for by name. conn belongs to the client from the start:
 // when Connect fails, it has been closed.
 //
 // The error is a [*RefusedError] when the server answered no, wraps
 // [nbd.ErrMagic] when it is no NBD server and [nbd.ErrOldstyle] when it is one
-// of the old kind, and wraps the context's error, or context.DeadlineExceeded
+// of the old kind and a name was asked for, and wraps the context's error, or context.DeadlineExceeded
 // for the handshake's own limit, when time ran out.
 func Connect(ctx context.Context, conn net.Conn, o Options) (*Client, error) {
 	limit := o.HandshakeTimeout

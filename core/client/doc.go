@@ -9,9 +9,9 @@
 //	if err := c.ReadTo(ctx, os.Stdout, 4096, 512); err != nil { ... }
 //	return c.Disconnect()
 //
-// [Connect] takes a connection that somebody else has dialled, negotiates the
-// fixed newstyle handshake on it and returns a [Client], which owns the
-// connection from then on. [Client.ReadTo] and [Client.WriteFrom] move the
+// [Connect] takes a connection that somebody else has dialled, plays whichever
+// handshake the server greets with, fixed newstyle, newstyle or oldstyle, and
+// returns a [Client], which owns the connection from then on. [Client.ReadTo] and [Client.WriteFrom] move the
 // bytes of one request between the connection and a reader or writer, through
 // a buffer of 256 KiB however long the request is.
 //
@@ -32,6 +32,6 @@
 // [ErrInput] or [ErrOutput]; the rest is the network or a server that breaks
 // the protocol.
 //
-// What the package does not do: dial, speak TLS or the oldstyle handshake, keep
-// several requests in flight, reconnect.
+// What the package does not do: dial, speak TLS, keep several requests in flight,
+// reconnect.
 package client

@@ -15,10 +15,15 @@ import (
 // export before the client has had enough. The protocol defines four.
 const maxReplies = 64
 
-// handshake is the newstyle negotiation from greeting to transmission phase.
+// handshake goes from the greeting to the transmission phase, in whichever style
+// the server greets.
 func (c *Client) handshake() error {
-	offered, err := c.greeting()
-	if err != nil {
+	var greeting [nbd.OldstyleGreetingSize]byte
+	n, offered, err := c.greeting(greeting[:nbd.GreetingSize])
+	switch {
+	case errors.Is(err, nbd.ErrOldstyle):
+		return c.oldstyle(greeting[:], n)
+	case err != nil:
 		return err
 	}
 	flags := nbd.ClientFlags(offered & (nbd.FlagFixedNewstyle | nbd.FlagNoZeroes))
@@ -37,27 +42,42 @@ func (c *Client) handshake() error {
 	return err
 }
 
-// greeting reads what the server says first. It judges every byte as it comes,
-// since what is no NBD server may say less and then wait.
-func (c *Client) greeting() (nbd.HandshakeFlags, error) {
-	var b [nbd.GreetingSize]byte
-	for n := 0; ; {
+// greeting reads what the server says first into b, n bytes of it. It judges every
+// byte as it comes, since what is no NBD server may say less and then wait. The
+// error wraps nbd.ErrOldstyle when the server is of that kind, and has more to say.
+func (c *Client) greeting(b []byte) (n int, flags nbd.HandshakeFlags, err error) {
+	for {
 		m, readErr := c.conn.Read(b[n:])
 		n += m
-		flags, err := nbd.DecodeGreeting(b[:n])
+		flags, err = nbd.DecodeGreeting(b[:n])
 		switch {
-		case err == nil:
-			return flags, nil
+		case err == nil, errors.Is(err, nbd.ErrOldstyle):
+			return n, flags, err
 		case errors.Is(err, nbd.ErrMagic):
-			return 0, fmt.Errorf("not an NBD server, its first bytes are %q: %w", b[:n], err)
-		case errors.Is(err, nbd.ErrOldstyle):
-			return 0, err
+			return n, 0, fmt.Errorf("not an NBD server, its first bytes are %q: %w", b[:n], err)
 		case errors.Is(readErr, io.EOF) && n == 0:
-			return 0, fmt.Errorf("the server closed the connection without a greeting, as it does for clients it does not admit: %w", io.ErrUnexpectedEOF)
+			return n, 0, fmt.Errorf("the server closed the connection without a greeting, as it does for clients it does not admit: %w", io.ErrUnexpectedEOF)
 		case readErr != nil:
-			return 0, receiving("the server's greeting", readErr)
+			return n, 0, receiving("the server's greeting", readErr)
 		}
 	}
+}
+
+// oldstyle reads the rest of an oldstyle greeting, n bytes of which are in b
+// already. Nothing is asked of such a server: it has one export, without a name,
+// and whoever wants another one must not get this one instead.
+func (c *Client) oldstyle(b []byte, n int) error {
+	if c.export != "" {
+		return fmt.Errorf("%w, in which exports have no names; leave the name out if its only export is meant", nbd.ErrOldstyle)
+	}
+	if _, err := io.ReadFull(c.conn, b[n:]); err != nil {
+		return receiving("the server's greeting", err)
+	}
+	size, flags, err := nbd.DecodeOldstyleGreeting(b)
+	if err != nil {
+		return err
+	}
+	return c.adopt(size, flags)
 }
 
 // optGo asks for the export with OPT_GO ("Option types"), and for its size

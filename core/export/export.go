@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/go-hclog"
 
 	"github.com/flexnbd/flexnbd/sdk/align"
 	"github.com/flexnbd/flexnbd/sdk/store"
 	"github.com/flexnbd/flexnbd/sdk/wire"
-	"github.com/hashicorp/go-hclog"
 )
 
 // Options say how a disk is served.
@@ -44,6 +46,7 @@ type Export struct {
 
 	mu     sync.Mutex
 	queues map[*queue]struct{} // those that are open
+	lost   atomic.Bool         // a loss that no connection has been told of yet; set under mu
 }
 
 // Open serves a store, which belongs to the Export from now on: Close closes
@@ -97,6 +100,7 @@ func (e *Export) NewQueue(ctx context.Context, sink wire.Sink) wire.Queue {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.queues[q] = struct{}{}
+	q.lost.Store(e.lost.Load())
 	return q
 }
 

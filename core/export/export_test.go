@@ -9,9 +9,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hashicorp/go-hclog"
+
 	"github.com/flexnbd/flexnbd/sdk/memstore"
 	"github.com/flexnbd/flexnbd/sdk/store"
-	"github.com/hashicorp/go-hclog"
 )
 
 func TestImpossibleDiskIsRefusedAndClosed(t *testing.T) {

@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"syscall"
+
+	"github.com/hashicorp/go-hclog"
 
 	"github.com/flexnbd/flexnbd/sdk/store"
 	"github.com/flexnbd/flexnbd/sdk/wire"
-	"github.com/hashicorp/go-hclog"
 )
 
 // flusher carries out every flush of a disk, one at a time. Whoever asks while
@@ -29,6 +31,11 @@ type flusher struct {
 	log   hclog.Logger
 
 	rounds sync.WaitGroup // run
+
+	// wrote counts the changes of the disk that were acknowledged on any
+	// connection without being durable, and flushed those of them that a
+	// flush has covered.
+	wrote, flushed atomic.Uint64
 
 	mu      sync.Mutex
 	running bool         // run is under way
@@ -61,7 +68,7 @@ func (f *flusher) latch(err error) error {
 // its own, like ENOSPC, is taken for the write's.
 func (f *flusher) wroteThrough(err error) {
 	if store.Errno(err) == syscall.EIO {
-		f.latch(err)
+		_ = f.latch(err) // the request keeps its own words
 	}
 }
 
@@ -105,6 +112,19 @@ func (f *flusher) start() {
 	}
 }
 
+// flushStore is the store's part of one round.
+func (f *flusher) flushStore() error {
+	covers := f.wrote.Load()
+	err := f.store.Flush(f.ctx)
+	switch {
+	case err == nil:
+		f.flushed.Store(covers)
+	case !errors.Is(err, wire.ErrPluginGone):
+		err = f.latch(err)
+	}
+	return err
+}
+
 // run does rounds until nobody waits.
 func (f *flusher) run() {
 	for {
@@ -117,10 +137,7 @@ func (f *flusher) run() {
 			return
 		}
 		if err == nil {
-			err = f.store.Flush(f.ctx)
-			if err != nil && !errors.Is(err, wire.ErrPluginGone) {
-				err = f.latch(err)
-			}
+			err = f.flushStore()
 		}
 		for _, c := range callers {
 			c <- err

@@ -117,7 +117,7 @@ func TestOpenGateCannotBeDrained(t *testing.T) {
 		if err := g.Drain(t.Context()); !errors.Is(err, ErrGateOpen) {
 			t.Fatalf("got %v", err)
 		}
-		g.Enter(t.Context())
+		_ = g.Enter(t.Context())
 		g.Hold()
 		drained := make(chan error)
 		go func() { drained <- g.Drain(t.Context()) }()
@@ -172,7 +172,7 @@ func BenchmarkGate(b *testing.B) {
 	ctx := b.Context()
 	b.ReportAllocs()
 	for b.Loop() {
-		g.Enter(ctx)
+		_ = g.Enter(ctx)
 		g.Leave()
 	}
 }
@@ -182,7 +182,7 @@ func BenchmarkGateParallel(b *testing.B) {
 	ctx := b.Context()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			g.Enter(ctx)
+			_ = g.Enter(ctx)
 			g.Leave()
 		}
 	})

@@ -28,7 +28,6 @@ type op struct {
 	err       atomic.Pointer[error] // the first error
 	thenFlush bool                  // flush when all have landed
 	token     token                 // of a zeroing
-	covers    uint64                // of a flush: queue.written when it began
 }
 
 var ops = sync.Pool{New: func() any { return new(op) }}

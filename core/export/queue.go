@@ -40,11 +40,7 @@ type queue struct {
 
 	inFlight sync.WaitGroup // requests submitted whose sink has not returned
 
-	// What Restarted goes by: how many writes were acknowledged on this
-	// connection, how many of them a flush of its own has covered, and whether
-	// its client has to be told of a loss.
-	written, flushed atomic.Uint64
-	lost             atomic.Bool
+	lost atomic.Bool // the client has to be told of a loss, see Restarted
 }
 
 // Borrow implements [wire.Queue].
@@ -171,7 +167,6 @@ func (q *queue) beginRead(r *wire.Request, b *batch) {
 // with FUA that has nothing to write.
 func (q *queue) beginFlush(r *wire.Request, b *batch) {
 	o := q.newOp(r)
-	o.covers = q.written.Load()
 	if err := q.export.flusher.add(o); err != nil {
 		o.free()
 		b.refuse(r, err)
@@ -229,13 +224,13 @@ func (q *queue) after(o *op) error {
 	default:
 		zeros.failZero(r.Offset, r.Length)
 	}
-	if r.Err == nil {
-		q.written.Add(1)
-	}
-	if r.Flags&store.FUA != 0 {
+	switch {
+	case r.Flags&store.FUA != 0:
 		q.export.flusher.wroteThrough(r.Err)
+	case r.Err == nil:
+		q.export.flusher.wrote.Add(1)
 	}
-	if r.Flags&store.Discard != 0 && errors.Is(r.Err, store.ErrNotSupported) {
+	if o.whole.session.Flags&store.Discard != 0 && errors.Is(r.Err, store.ErrNotSupported) {
 		return nil // it was only a hint
 	}
 	return r.Err
@@ -248,11 +243,8 @@ func finish(ops []*op, err error) {
 		for len(ops) > 0 && ops[0].queue == q {
 			o := ops[0]
 			o.session.Err = err
-			switch {
-			case err == nil:
-				q.flushed.Store(max(o.covers, q.flushed.Load()))
-			case errors.Is(err, wire.ErrPluginGone):
-				q.lost.Store(false) // this is how it is told
+			if errors.Is(err, wire.ErrPluginGone) {
+				_ = q.takeLost() // this is how it is told
 			}
 			b.done = append(b.done, o.session)
 			o.free()

@@ -10,20 +10,24 @@ import (
 
 // Restarted says that a new process has taken the place of the store's, and has
 // not been called yet. Nothing is known to be zero any more; the map is built
-// anew. Where acknowledged writes survive a process only if they were flushed,
-// every connection that had others is told so, once, at its next flush or FUA.
+// anew.
+//
+// Where acknowledged writes survive a process only if they were flushed, and there
+// were others, every connection is told so once, at its next flush or FUA: a flush
+// answers for the writes of all connections (NBD_FLAG_CAN_MULTI_CONN), also of
+// those that have been closed. A connection that is made while nobody has been
+// told yet is told too.
 func (e *Export) Restarted() {
 	e.zeros.forget()
 	e.startBuild()
-	if e.info.Survives != store.SurvivesFlushed {
+	if e.info.Survives != store.SurvivesFlushed || e.flusher.wrote.Load() == e.flusher.flushed.Load() {
 		return
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.lost.Store(true)
 	for q := range e.queues {
-		if q.written.Load() != q.flushed.Load() {
-			q.lost.Store(true)
-		}
+		q.lost.Store(true)
 	}
 }
 
@@ -33,6 +37,7 @@ var errLost = fmt.Errorf("the backend crashed, and with it went writes that had 
 // takeLost returns errLost if this connection has still to be told.
 func (q *queue) takeLost() error {
 	if q.lost.CompareAndSwap(true, false) {
+		q.export.lost.Store(false)
 		return errLost
 	}
 	return nil

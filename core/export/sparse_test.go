@@ -136,6 +136,8 @@ func TestZeroRequestsBecomeWhatTheStoreCan(t *testing.T) {
 		{name: "known keep", off: 2 * k, flags: keep, want: []call{{"punch", 2 * k, k, keep}}},
 		{name: "keep", flags: keep, want: []call{{"punch", 0, k, keep}}},
 		{name: "discard", flags: discard, want: []call{{"punch", 0, k, discard}}},
+		{name: "discard, store zeroes", change: func(i *store.Info) { i.CanDiscard = false }, flags: discard | fua, want: []call{{"punch", 0, k, fua}}, known: true},
+		{name: "known discard, store zeroes", change: func(i *store.Info) { i.CanDiscard = false }, off: 2 * k, flags: discard, known: true},
 		{name: "fast, store slow", flags: fast, err: store.ErrNotSupported},
 		{name: "fast, store fast", change: func(i *store.Info) { i.CanFast = true }, flags: fast, want: []call{{"punch", 0, k, fast}}, known: true},
 		{name: "keep, store frees always", change: func(i *store.Info) { i.CanKeepAllocated = false }, flags: keep | fua, want: []call{{"write", 0, k, fua}}},
@@ -191,13 +193,16 @@ func TestLargeZeroIsWrittenInPieces(t *testing.T) {
 }
 
 func TestTrimThatTheStoreDoesNotKnowSucceeds(t *testing.T) {
-	s := newTestStore(blockSize)
-	s.data[0] = 1
-	s.fail("punch", store.ErrNotSupported)
-	c := serve(t, s).connect(t)
-	c.must(zero(0, 10, store.Discard))
-	if err := c.do(zero(0, 10, 0)); !errors.Is(err, store.ErrNotSupported) {
-		t.Fatalf("zeroing got %v", err)
+	for _, discards := range []bool{true, false} {
+		s := newTestStore(blockSize)
+		s.info.CanDiscard = discards
+		s.data[0] = 1
+		s.fail("punch", store.ErrNotSupported)
+		c := serve(t, s).connect(t)
+		c.must(zero(0, 10, store.Discard))
+		if err := c.do(zero(0, 10, 0)); !errors.Is(err, store.ErrNotSupported) {
+			t.Fatalf("zeroing got %v", err)
+		}
 	}
 }
 
@@ -218,7 +223,7 @@ func TestFirstErrorOfASplitWriteWins(t *testing.T) {
 	o.fail(nil)
 	o.fail(errTest)
 	o.fail(store.ErrNoSpace)
-	if err := o.firstError(); err != errTest {
+	if err := o.firstError(); !errors.Is(err, errTest) {
 		t.Fatalf("got %v", err)
 	}
 }

@@ -38,7 +38,7 @@ type call struct {
 
 func newTestStore(size int64) *testStore {
 	return &testStore{
-		info: store.Info{Size: size, FUA: store.Native, CanPunch: true, CanKeepAllocated: true, CanExtents: true},
+		info: store.Info{Size: size, FUA: store.Native, CanPunch: true, CanKeepAllocated: true, CanDiscard: true, CanExtents: true},
 		data: make([]byte, size),
 		errs: map[string]error{},
 	}

@@ -8,15 +8,20 @@ import (
 )
 
 // beginZero begins a zeroing (NBD_CMD_WRITE_ZEROES) or a trim (NBD_CMD_TRIM,
-// with Discard).
+// with Discard). For a store that has nothing cheaper than zeroing, a trim is a
+// zeroing, and the range is known to be zero afterwards.
 //
 // A range that is known to be zero is done already, unless it has to be
 // allocated. That holds for trims too: what a preallocated image has never
 // written stays preallocated.
 func (q *queue) beginZero(r *wire.Request, b *batch) {
-	info, keep := &q.export.info, r.Flags&store.KeepAllocated != 0
+	info, flags := &q.export.info, r.Flags
+	if !info.CanDiscard {
+		flags &^= store.Discard
+	}
+	keep := flags&store.KeepAllocated != 0
 	if !keep && q.export.zeros.knownZero(r.Offset, r.Length) || r.Length == 0 {
-		if r.Flags&store.FUA != 0 {
+		if flags&store.FUA != 0 {
 			q.beginFlush(r, b)
 		} else {
 			b.done = append(b.done, r)
@@ -24,7 +29,7 @@ func (q *queue) beginZero(r *wire.Request, b *batch) {
 		return
 	}
 	byWriting := keep && !info.CanKeepAllocated && info.CanPunch
-	if r.Flags&store.Fast != 0 && (!info.CanFast || byWriting) {
+	if flags&store.Fast != 0 && (!info.CanFast || byWriting) {
 		b.refuse(r, store.ErrNotSupported)
 		return
 	}
@@ -37,7 +42,7 @@ func (q *queue) beginZero(r *wire.Request, b *batch) {
 	}
 	o := q.newOp(r)
 	o.thenFlush = thenFlush
-	o.request.Flags = r.Flags&^store.FUA | fua
+	o.request.Flags = flags&^store.FUA | fua
 	if keep && !info.CanKeepAllocated && !info.CanPunch {
 		// A store that frees nothing has nothing to keep.
 		o.request.Flags &^= store.KeepAllocated

@@ -48,10 +48,6 @@ const (
 	FlagBlockStatusPayload TransmissionFlags = 1 << 12 // only with extended headers
 )
 
-// OldstyleFlags are exactly the flags that an oldstyle server of this project
-// advertises, in the 32-bit field of the oldstyle greeting.
-const OldstyleFlags = FlagHasFlags | FlagSendFlush | FlagSendFUA
-
 var transmissionFlagNames = []string{
 	"HAS_FLAGS", "READ_ONLY", "SEND_FLUSH", "SEND_FUA", "ROTATIONAL", "SEND_TRIM",
 	"SEND_WRITE_ZEROES", "SEND_DF", "CAN_MULTI_CONN", "SEND_RESIZE", "SEND_CACHE",

@@ -14,11 +14,6 @@ const (
 	ClientFlagsSize = 4
 )
 
-// OldstyleGreetingSize is the length of the oldstyle greeting, which is a whole
-// handshake in itself ("Oldstyle negotiation"): two magic numbers, the size,
-// 32 bits of flags, 124 zeroes.
-const OldstyleGreetingSize = 152
-
 // AppendGreeting appends a newstyle server's greeting to dst.
 func AppendGreeting(dst []byte, flags HandshakeFlags) []byte {
 	dst = binary.BigEndian.AppendUint64(dst, MagicInit)
@@ -29,7 +24,7 @@ func AppendGreeting(dst []byte, flags HandshakeFlags) []byte {
 // DecodeGreeting decodes what a server said first. It may be called with fewer
 // than GreetingSize bytes, as they come in: ErrShort means that they can still
 // become a greeting, ErrMagic that this is no NBD server, ErrOldstyle that it
-// is one of the old kind.
+// is one of the old kind: see [DecodeOldstyleGreeting].
 func DecodeGreeting(b []byte) (HandshakeFlags, error) {
 	var first, newstyle, oldstyle [8]byte
 	binary.BigEndian.PutUint64(first[:], MagicInit)

@@ -22,7 +22,7 @@ var (
 	ErrMalformed = errors.New("nbd: malformed message")
 
 	// ErrOldstyle: the server greets in the oldstyle handshake.
-	ErrOldstyle = errors.New("nbd: this server speaks the oldstyle handshake, which this version does not")
+	ErrOldstyle = errors.New("nbd: the server speaks the oldstyle handshake")
 
 	// ErrTooBig: an option or its reply announces more data than is accepted.
 	// The data has been skipped, so that the stream is still in step.

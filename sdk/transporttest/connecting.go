@@ -83,7 +83,7 @@ func checkSocket(socket net.Conn) error {
 		}
 		return nil
 	}
-	return fmt.Errorf("Socket is a %T; it must be a *net.TCPConn or a *net.UnixConn", socket)
+	return fmt.Errorf("the Socket is a %T; it must be a *net.TCPConn or a *net.UnixConn", socket)
 }
 
 // peerIsWhoDialled: Peer names the network, and on the accepted side the

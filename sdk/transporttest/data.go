@@ -5,6 +5,7 @@ package transporttest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -85,7 +86,7 @@ func (t *trial) finish(from, to net.Conn, data []byte) error {
 		}
 		half, ok := from.(interface{ CloseWrite() error })
 		if !ok {
-			return fmt.Errorf("Socket is a %T, which has no CloseWrite", from)
+			return fmt.Errorf("the Socket is a %T, which has no CloseWrite", from)
 		}
 		return half.CloseWrite()
 	})
@@ -93,7 +94,7 @@ func (t *trial) finish(from, to net.Conn, data []byte) error {
 		if err := expect(to, data); err != nil {
 			return err
 		}
-		if n, err := to.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		if n, err := to.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 			return fmt.Errorf("after the last byte Read returns %d, %v; it must return 0, io.EOF", n, err)
 		}
 		return nil

@@ -12,8 +12,9 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/flexnbd/flexnbd/sdk/store"
 	"go.uber.org/goleak"
+
+	"github.com/flexnbd/flexnbd/sdk/store"
 )
 
 // plainStore is a disk in memory. Reads of offset blockAt wait for release.

@@ -310,8 +310,9 @@ func TestConnectionsThatNobodyTookAreClosedWithTheListener(t *testing.T) {
 
 // lastMoment is a listener whose one connection comes in while it is closed.
 type lastMoment struct {
-	conn   transport.Conn
-	closed chan struct{}
+	conn    transport.Conn
+	entered chan struct{}
+	closed  chan struct{}
 }
 
 func (l lastMoment) Listen(context.Context, transport.Address) (transport.Listener, error) {
@@ -323,6 +324,7 @@ func (l lastMoment) Dial(context.Context, transport.Address, transport.Address) 
 }
 
 func (l lastMoment) Accept(context.Context) (transport.Conn, error) {
+	close(l.entered)
 	<-l.closed
 	return l.conn, nil
 }
@@ -336,11 +338,12 @@ func (l lastMoment) Close() error {
 
 func TestConnectionThatComesInAtTheLastMomentIsClosedAtOnce(t *testing.T) {
 	a, b := tcpPair(t)
-	remote := wiretest.Transport(t, lastMoment{transport.Conn{Socket: a}, make(chan struct{})})
-	l, err := remote.Listen(t.Context(), transport.Address{})
+	last := lastMoment{transport.Conn{Socket: a}, make(chan struct{}), make(chan struct{})}
+	l, err := wiretest.Transport(t, last).Listen(t.Context(), transport.Address{})
 	if err != nil {
 		t.Fatal(err)
 	}
+	within(t, "Accept in the transport", last.entered)
 	if err := l.Close(); err != nil {
 		t.Errorf("Close: %v", err)
 	}
