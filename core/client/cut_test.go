@@ -47,12 +47,13 @@ func sessions() map[string][]byte {
 		"EXPORT_NAME":            join(greeting(3), unsup, export(true), read),
 		"EXPORT_NAME and zeroes": join(greeting(1), unsup, export(false), read),
 		"plain newstyle":         join(greeting(0), export(false), read),
+		"oldstyle":               join(nbd.AppendOldstyleGreeting(nil, 4096, testFlags), read),
 	}
 }
 
 // readAll connects over conn and reads 16 bytes.
 func readAll(t *testing.T, conn net.Conn) ([]byte, error) {
-	c, err := Connect(t.Context(), conn, Options{Export: "disk"})
+	c, err := Connect(t.Context(), conn, Options{})
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +116,7 @@ func FuzzServer(f *testing.F) {
 	f.Add([]byte("NBDMAGIC\x00\x00\x42\x02\x81\x86\x12\x53"))
 	f.Add([]byte("SSH-2.0-OpenSSH\r\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		c, err := Connect(t.Context(), canned{bytes.NewReader(b)}, Options{Export: "disk"})
+		c, err := Connect(t.Context(), canned{bytes.NewReader(b)}, Options{})
 		if err != nil {
 			return
 		}

@@ -150,7 +150,6 @@ func TestRefusalsOfTheServerAreTold(t *testing.T) {
 }
 
 func TestWhatIsNoNewstyleServerIsNamed(t *testing.T) {
-	oldstyle := "NBDMAGIC\x00\x00\x42\x02\x81\x86\x12\x53" + string(make([]byte, 136))
 	for name, c := range map[string]struct {
 		says string
 		is   error
@@ -160,7 +159,6 @@ func TestWhatIsNoNewstyleServerIsNamed(t *testing.T) {
 		"a few bytes only": {"+OK\r\n", nbd.ErrMagic, `first bytes are "+OK`},
 		"control bytes":    {"\x15\x03\x01\x00\x02", nbd.ErrMagic, `first bytes are "\x15\x03`},
 		"neither style":    {"NBDMAGICwhatever", nbd.ErrMagic, "not an NBD server"},
-		"oldstyle":         {oldstyle, nbd.ErrOldstyle, "oldstyle"},
 	} {
 		// The server says its piece and waits, so the client must not wait, too.
 		conn := play(t, func(s *script) {

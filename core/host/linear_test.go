@@ -240,9 +240,31 @@ func TestOverlapWithoutTurnsIsNoticed(t *testing.T) {
 }
 
 // noPlace gives its place up at a crash: newer calls go first.
-type noPlace struct{ *Disk }
+type noPlace struct {
+	*Disk
+	done    *atomic.Int64 // calls
+	waiting *atomic.Bool  // one of them gives its place up, or there would be no newer ones
+}
+
+func (d noPlace) ReadAt(ctx context.Context, p []byte, off int64) error {
+	defer d.done.Add(1)
+	return d.Disk.ReadAt(ctx, p, off)
+}
+
+// newer waits until other calls have passed, if there are any to wait for.
+func (d noPlace) newer() {
+	if !d.waiting.CompareAndSwap(false, true) {
+		return
+	}
+	defer d.waiting.Store(false)
+	n, giveUp := d.done.Load(), time.Now().Add(300*time.Millisecond)
+	for d.done.Load() < n+2*contenders && time.Now().Before(giveUp) {
+		time.Sleep(time.Millisecond)
+	}
+}
 
 func (d noPlace) WriteAt(ctx context.Context, p []byte, off int64, flags store.Flags) error {
+	defer d.done.Add(1)
 	for {
 		o, err := d.serving(ctx)
 		if err != nil {
@@ -259,14 +281,14 @@ func (d noPlace) WriteAt(ctx context.Context, p []byte, off int64, flags store.F
 			return nil
 		}
 		d.becomeRestarting(o)
-		time.Sleep(20 * time.Millisecond) // newer calls pass
+		d.newer()
 	}
 }
 
 func TestRepeatBehindNewerCallsIsNoticed(t *testing.T) {
 	noticed(t, func() *history {
 		d := slowDisk(t)
-		return contend(t, noPlace{d}, func(i int, _ func() int64) { strike(t, d, i) })
+		return contend(t, noPlace{d, new(atomic.Int64), new(atomic.Bool)}, func(i int, _ func() int64) { strike(t, d, i) })
 	})
 }
 

@@ -42,15 +42,13 @@ func dialError(addr, bind transport.Address, err error) error {
 }
 
 // contextError returns why ctx has ended. A socket's deadline, which Go takes
-// from the context, can fire a moment before the context itself does.
+// from the context, can fire a moment before the context itself does: that moment
+// is waited for, so that whoever looks at ctx next sees the same.
 func contextError(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	if at, ok := ctx.Deadline(); ok && !time.Now().Before(at) {
-		return context.DeadlineExceeded
+		<-ctx.Done()
 	}
-	return nil
+	return ctx.Err()
 }
 
 func explainListen(ctx context.Context, addr transport.Address, ip netip.Addr, err error) error {
