@@ -28,7 +28,7 @@ func Open(ctx context.Context, location string, readOnly bool) (store.Store, err
 	if err != nil {
 		return nil, explain(location, readOnly, err)
 	}
-	disk, err := fdstore.New(f, fdstore.Options{ReadOnly: readOnly})
+	disk, err := fdstore.New(f, options(f, readOnly))
 	if err == nil && disk.Info().Size == 0 {
 		err = noBytes(location)
 	}

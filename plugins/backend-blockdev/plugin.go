@@ -5,6 +5,7 @@ package blockdev
 import (
 	"context"
 	"fmt"
+	"os"
 
 	"github.com/flexnbd/flexnbd/sdk"
 	"github.com/flexnbd/flexnbd/sdk/fdstore"
@@ -21,7 +22,17 @@ func openDisk(ctx context.Context, disk sdk.Disk) (store.Store, error) {
 		return nil, fmt.Errorf("unknown option %q; the blockdev backend has none: %w", option, store.ErrInvalid)
 	}
 	if disk.Lease != nil {
-		return fdstore.Reopen(disk.Lease, disk.Location, fdstore.Options{ReadOnly: disk.ReadOnly})
+		return fdstore.Reopen(disk.Lease, disk.Location, options(disk.Lease, disk.ReadOnly))
 	}
 	return Open(ctx, disk.Location, disk.ReadOnly)
+}
+
+// options names the device, if it can be. What needs a name and finds none says
+// so: serving does not.
+func options(device *os.File, readOnly bool) fdstore.Options {
+	o := fdstore.Options{ReadOnly: readOnly}
+	if id, err := Identity(device); err == nil && store.ValidIdentity(id) {
+		o.Identity = id
+	}
+	return o
 }

@@ -26,6 +26,8 @@ type Options struct {
 	// ReadOnly serves the image without ever changing it, and lets other
 	// read-only servers do the same.
 	ReadOnly bool
+	// Identity becomes [store.Info.Identity].
+	Identity string
 }
 
 // Store is a disk in an open file. Use [New] to make one.
@@ -100,6 +102,7 @@ func newStore(f *os.File, o Options, sys syscalls) (*Store, error) {
 	}
 	s.info = store.Info{
 		ReadOnly:   o.ReadOnly,
+		Identity:   o.Identity,
 		MinBlock:   1,
 		Unaligned:  store.HandlesUnaligned,
 		FUA:        store.Native,

@@ -39,6 +39,12 @@ type Info struct {
 	// CanExtents: Extents knows more than "all data".
 	CanExtents bool
 
+	// Identity names the disk for good, wherever it is found: a device's WWID,
+	// say. At most [MaxIdentity] bytes of printable ASCII without spaces. Empty
+	// where the location is all there is, as for a file. Records about the disk
+	// are kept under it.
+	Identity string
+
 	// Survives says what a new process that opens this disk still finds of
 	// what a crashed one had acknowledged.
 	Survives Survival
@@ -54,6 +60,7 @@ type Info struct {
 const (
 	MaxMinBlock  = 64 << 10
 	MaxPreferred = 32 << 20
+	MaxIdentity  = 200
 	MaxSize      = 1<<63 - 1 - MaxPreferred
 )
 
@@ -112,10 +119,22 @@ func (i Info) Check() error {
 		return fmt.Errorf("size %d is no multiple of the minimum block %d, which unaligned requests need", i.Size, i.MinBlock)
 	case i.FUA > Native:
 		return fmt.Errorf("unknown grade %d of FUA", i.FUA)
+	case !ValidIdentity(i.Identity):
+		return fmt.Errorf("identity %.220q is not up to %d bytes of printable ASCII without spaces", i.Identity, MaxIdentity)
 	case i.Survives > SurvivesAcknowledged:
 		return fmt.Errorf("unknown grade %d of survival", i.Survives)
 	}
 	return nil
+}
+
+// ValidIdentity says whether id can be an [Info.Identity].
+func ValidIdentity(id string) bool {
+	for _, c := range []byte(id) {
+		if c <= ' ' || c > '~' {
+			return false
+		}
+	}
+	return len(id) <= MaxIdentity
 }
 
 func powerOfTwo(n uint32) bool { return n&(n-1) == 0 }

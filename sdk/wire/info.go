@@ -25,6 +25,7 @@ func infoToProto(i store.Info) *backendv1.Info {
 		CanFast:          i.CanFast,
 		CanDiscard:       i.CanDiscard,
 		CanExtents:       i.CanExtents,
+		Identity:         i.Identity,
 		Survives:         backendv1.Survival(i.Survives),
 		Replayable:       i.Replayable,
 	}
@@ -48,6 +49,7 @@ func infoFromProto(p *backendv1.Info) (store.Info, error) {
 		CanFast:          p.GetCanFast(),
 		CanDiscard:       p.GetCanDiscard(),
 		CanExtents:       p.GetCanExtents(),
+		Identity:         p.GetIdentity(),
 		Survives:         store.Survival(p.GetSurvives()),
 		Replayable:       p.GetReplayable(),
 	}

@@ -28,6 +28,7 @@ var everyFact = store.Info{
 	CanFast:          true,
 	CanExtents:       true,
 	CanDiscard:       true,
+	Identity:         "wwid:naa.6001",
 	Survives:         store.SurvivesAcknowledged,
 	Replayable:       true,
 }

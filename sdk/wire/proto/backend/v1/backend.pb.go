@@ -358,8 +358,10 @@ type Info struct {
 	Survives         Survival               `protobuf:"varint,11,opt,name=survives,proto3,enum=flexnbd.backend.v1.Survival" json:"survives,omitempty"`
 	Replayable       bool                   `protobuf:"varint,12,opt,name=replayable,proto3" json:"replayable,omitempty"`
 	CanDiscard       bool                   `protobuf:"varint,13,opt,name=can_discard,json=canDiscard,proto3" json:"can_discard,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// At most 200 bytes of printable ASCII without spaces.
+	Identity      string `protobuf:"bytes,14,opt,name=identity,proto3" json:"identity,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Info) Reset() {
@@ -481,6 +483,13 @@ func (x *Info) GetCanDiscard() bool {
 		return x.CanDiscard
 	}
 	return false
+}
+
+func (x *Info) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
 }
 
 type ReadRequest struct {
@@ -1187,7 +1196,7 @@ const file_backend_v1_backend_proto_rawDesc = "" +
 	"\x04disk\x18\x02 \x01(\x04R\x04disk\x12,\n" +
 	"\x04info\x18\x03 \x01(\v2\x18.flexnbd.backend.v1.InfoR\x04info\x12\x12\n" +
 	"\x04lane\x18\x04 \x01(\tR\x04lane\x12\x14\n" +
-	"\x05lease\x18\x05 \x01(\x04R\x05lease\"\xeb\x03\n" +
+	"\x05lease\x18\x05 \x01(\x04R\x05lease\"\x87\x04\n" +
 	"\x04Info\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x1b\n" +
 	"\tmin_block\x18\x02 \x01(\rR\bminBlock\x12'\n" +
@@ -1206,7 +1215,8 @@ const file_backend_v1_backend_proto_rawDesc = "" +
 	"replayable\x18\f \x01(\bR\n" +
 	"replayable\x12\x1f\n" +
 	"\vcan_discard\x18\r \x01(\bR\n" +
-	"canDiscard\"Q\n" +
+	"canDiscard\x12\x1a\n" +
+	"\bidentity\x18\x0e \x01(\tR\bidentity\"Q\n" +
 	"\vReadRequest\x12\x12\n" +
 	"\x04disk\x18\x01 \x01(\x04R\x04disk\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x16\n" +
