@@ -10,6 +10,8 @@ import (
 
 	"github.com/flexnbd/flexnbd/sdk/store"
 	"github.com/flexnbd/flexnbd/sdk/storetest"
+	"github.com/flexnbd/flexnbd/sdk/wire"
+	"github.com/flexnbd/flexnbd/sdk/wire/wiretest"
 )
 
 func TestConformance(t *testing.T) {
@@ -24,6 +26,15 @@ func TestConformance(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestConformanceOverTheWire(t *testing.T) {
+	storetest.Run(t, func(t testing.TB, size int64) store.Store {
+		path := image(t, os.TempDir(), size)
+		return wiretest.Store(t, func(ctx context.Context, _ wire.Disk) (store.Store, error) {
+			return Open(ctx, path, false)
+		})
+	})
 }
 
 // image makes an image that is all hole.

@@ -46,9 +46,11 @@ type unclaimed struct {
 
 const (
 	tokenSize = 8
-	// maxUnclaimed bounds the descriptors that wait to be asked for. A call
-	// that was given up may leave one behind; the oldest goes first.
-	maxUnclaimed = 64
+	// maxUnclaimed bounds the descriptors that wait to be asked for, well above
+	// the calls that are under way at a time: a descriptor mostly comes before
+	// the answer that names it. A call that was given up may leave one behind;
+	// the oldest goes first.
+	maxUnclaimed = 1024
 	// unclaimedLife is how long such a one is kept: whoever asks does so within
 	// moments, and a socket that nobody wants keeps its peer waiting.
 	unclaimedLife = 2 * descriptorWait
