@@ -131,7 +131,7 @@ func (a *app) report(err error) int {
 
 // goType is how go-flags names the type of an option's value, which is of no use
 // to people.
-var goType = regexp.MustCompile(` \(expected main\.\w+\)`)
+var goType = regexp.MustCompile(` \(expected \*?main\.\w+\)`)
 
 // explain words a mistake that go-flags has found, or shows the help, which
 // go-flags also takes for one.

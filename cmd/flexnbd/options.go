@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -55,6 +56,10 @@ func address(addr string, p *port, carrier host.Spec) (transport.Address, error)
 	switch {
 	case len(carrier.Options) > 0:
 		return transport.Address{}, usagef("--transport %s takes no options", carrier.Name+carrier.Path)
+	case carrier.Name == "unix" && addr != "" && addr[0] != '@':
+		// The plugin runs in another directory. It refuses names with @.
+		path, err := filepath.Abs(addr)
+		return transport.Address{Addr: path, Port: uint16(p.orZero())}, err
 	case p != nil:
 		return transport.Address{Addr: addr, Port: uint16(*p)}, nil
 	case carrier.Name == "tcp":
@@ -74,6 +79,14 @@ func (p *port) UnmarshalFlag(s string) error {
 	}
 	*p = port(n)
 	return nil
+}
+
+// orZero is the port, or 0 if none was given.
+func (p *port) orZero() port {
+	if p == nil {
+		return 0
+	}
+	return *p
 }
 
 // rangeOptions are a range of a remote disk, for one request.

@@ -98,12 +98,14 @@ func (s *serving) close() error {
 // server is ready, and serves until stop ends.
 func (s *serving) serve(stop, force context.Context) error {
 	s.server = server.New(server.Config{
-		Listener:   s.listener,
-		Export:     s.export,
-		ACL:        s.acl,
-		MaxClients: s.command.MaxClients,
-		Abandon:    s.abandon,
-		Log:        s.log,
+		Listener:       s.listener,
+		Export:         s.export,
+		ACL:            s.acl,
+		MaxClients:     s.command.MaxClients,
+		Handshake:      s.command.handshake(),
+		RequestTimeout: s.command.requestTimeout(),
+		Abandon:        s.abandon,
+		Log:            s.log,
 	})
 	var controls sync.WaitGroup
 	defer controls.Wait()
@@ -155,10 +157,22 @@ func (s *serving) status(context.Context, []string) control.Answer {
 	p.Add("clients_allowed", true)
 	p.Add("address", s.listener.Address())
 	p.Add("zero_map", s.zeroMap())
+	if id := s.diskID(); id != "" {
+		p.Add("disk_id", id)
+	}
 	addPlugin(&p, "backend", s.store.Process())
 	p.Add("backend_restarts", s.store.Restarts())
+	p.Add("backend_state", s.store.State())
 	addPlugin(&p, "transport", s.listener.Process())
 	return control.Answer{Text: p.String()}
+}
+
+// diskID is what records call the disk, where they can't be beside it.
+func (s *serving) diskID() string {
+	if s.command.ID != "" {
+		return s.command.ID
+	}
+	return s.export.Info().Identity
 }
 
 // zeroMap says whether zeroes written to holes are left out on the whole disk yet.

@@ -26,8 +26,17 @@ type builder struct {
 	stop context.CancelFunc
 
 	mu     sync.Mutex
+	closed bool               // no further build is started
 	cancel context.CancelFunc // of the latest
 	built  chan struct{}      // closed when the latest has ended
+}
+
+// close stops the build that is under way and starts no other.
+func (b *builder) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	b.stop()
 }
 
 // startBuild starts a build, in place of one that may be under way.
@@ -35,6 +44,9 @@ func (e *Export) startBuild() {
 	b := &e.builder
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.closed {
+		return
+	}
 	before := b.built
 	if b.cancel != nil {
 		b.cancel()

@@ -54,8 +54,8 @@ type Export struct {
 // cannot be (see [store.Info.Check]) and puts package align in front of one that
 // takes only whole blocks.
 //
-// The zero map is built in the background until Close, or until ctx ends. ctx
-// has no other meaning after Open has returned.
+// The zero map is built in the background, until Close at the latest. ctx bounds
+// Open alone.
 func Open(ctx context.Context, s store.Store, opts Options) (*Export, error) {
 	if err := s.Info().Check(); err != nil {
 		err = fmt.Errorf("the backend describes a disk that cannot be, which is a fault in the backend: %w", err)
@@ -68,9 +68,9 @@ func Open(ctx context.Context, s store.Store, opts Options) (*Export, error) {
 	}
 	e.readOnly = opts.ReadOnly || e.info.ReadOnly
 	e.zeros = newZeroMap(e.info.Size)
-	e.flusher = &flusher{store: s, ctx: e.calls, log: e.log}
+	e.flusher = &flusher{store: s, ctx: e.calls, log: e.log, volatile: e.info.Survives == store.SurvivesFlushed}
 
-	e.builder.ctx, e.builder.stop = context.WithCancel(ctx)
+	e.builder.ctx, e.builder.stop = context.WithCancel(e.calls)
 	e.startBuild()
 	return e, nil
 }
@@ -108,14 +108,23 @@ func (e *Export) NewQueue(ctx context.Context, sink wire.Sink) wire.Queue {
 // does not pass the gate. When ctx ends Flush returns its error, while the
 // store's flush goes on: its outcome is noted for whoever asks next.
 //
-// Once a flush has failed, every Flush and every request with FUA fails.
-func (e *Export) Flush(ctx context.Context) error { return e.flusher.flush(ctx) }
+// Once a flush has failed, every Flush and every request with FUA fails. A loss
+// that no connection was told of (see Restarted) is told here, once.
+func (e *Export) Flush(ctx context.Context) error {
+	if err := e.flusher.flush(ctx); err != nil {
+		return err
+	}
+	if e.lost.CompareAndSwap(true, false) {
+		return errLost
+	}
+	return nil
+}
 
 // Close stops what runs in the background and closes the store. Every queue has
 // to be closed before. If ctx ends first, a call to the store is still under
 // way; the store is then left open, and Close may be called again.
 func (e *Export) Close(ctx context.Context) error {
-	e.builder.stop()
+	e.builder.close()
 	ended := make(chan struct{})
 	go func() {
 		e.background.Wait()

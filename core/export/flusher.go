@@ -32,9 +32,12 @@ type flusher struct {
 
 	rounds sync.WaitGroup // run
 
-	// wrote counts the changes of the disk that were acknowledged on any
-	// connection without being durable, and flushed those of them that a
-	// flush has covered.
+	// volatile: what is not flushed does not survive the store's process. Only
+	// then is counted what a crash may take: writing, the changes without FUA
+	// that are under way on any connection; wrote, those that have succeeded;
+	// and flushed, those of the latter that a flush has covered.
+	volatile       bool
+	writing        atomic.Int64
 	wrote, flushed atomic.Uint64
 
 	mu      sync.Mutex
@@ -65,11 +68,44 @@ func (f *flusher) latch(err error) error {
 // wroteThrough looks at the error of a write or punch that carried FUA to the
 // store. If its flushing half failed, that was the one report of other writes
 // lost with it. Nothing but EIO tells the halves apart; an error with a name of
-// its own, like ENOSPC, is taken for the write's.
+// its own, like ENOSPC, is taken for the write's. Of a process that is gone, its
+// host finds out what was lost.
 func (f *flusher) wroteThrough(err error) {
-	if store.Errno(err) == syscall.EIO {
+	if store.Errno(err) == syscall.EIO && !errors.Is(err, wire.ErrPluginGone) {
 		_ = f.latch(err) // the request keeps its own words
 	}
+}
+
+// beginWrite counts a write or punch before it goes to the store, endWrite when
+// it has come back with err.
+func (f *flusher) beginWrite(flags store.Flags) {
+	if f.volatile && flags&store.FUA == 0 {
+		f.writing.Add(1)
+	}
+}
+
+func (f *flusher) endWrite(flags store.Flags, err error) {
+	switch {
+	case flags&store.FUA != 0:
+		f.wroteThrough(err)
+	case f.volatile:
+		if err == nil {
+			f.wrote.Add(1)
+		}
+		f.writing.Add(-1) // last, so that at any time one of the two tells
+	}
+}
+
+// mayHaveLost says whether a crash at this moment may have taken anything that
+// was acknowledged, or is about to be: of a change under way, nobody knows whether
+// the dead process or its successor carried it out. It then counts as told what
+// is lost.
+func (f *flusher) mayHaveLost() bool {
+	if !f.volatile || f.writing.Load() == 0 && f.wrote.Load() == f.flushed.Load() {
+		return false
+	}
+	f.flushed.Store(f.wrote.Load())
+	return true
 }
 
 // add makes o complete after the next round. The error, if any, is the one that

@@ -224,26 +224,26 @@ func (q *queue) after(o *op) error {
 	default:
 		zeros.failZero(r.Offset, r.Length)
 	}
-	switch {
-	case r.Flags&store.FUA != 0:
-		q.export.flusher.wroteThrough(r.Err)
-	case r.Err == nil:
-		q.export.flusher.wrote.Add(1)
-	}
+	q.export.flusher.endWrite(r.Flags, r.Err)
 	if o.whole.session.Flags&store.Discard != 0 && errors.Is(r.Err, store.ErrNotSupported) {
 		return nil // it was only a hint
 	}
 	return r.Err
 }
 
-// finish completes ops that have been through the flusher.
+// finish completes ops that have been through the flusher. One that began before a
+// loss, and was carried out after it, tells of it: it answers for what was
+// acknowledged before.
 func finish(ops []*op, err error) {
 	for len(ops) > 0 {
 		q, b := ops[0].queue, newBatch()
 		for len(ops) > 0 && ops[0].queue == q {
 			o := ops[0]
 			o.session.Err = err
-			if errors.Is(err, wire.ErrPluginGone) {
+			switch {
+			case err == nil:
+				o.session.Err = q.takeLost()
+			case errors.Is(err, wire.ErrPluginGone):
 				_ = q.takeLost() // this is how it is told
 			}
 			b.done = append(b.done, o.session)

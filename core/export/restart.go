@@ -20,7 +20,7 @@ import (
 func (e *Export) Restarted() {
 	e.zeros.forget()
 	e.startBuild()
-	if e.info.Survives != store.SurvivesFlushed || e.flusher.wrote.Load() == e.flusher.flushed.Load() {
+	if !e.flusher.mayHaveLost() {
 		return
 	}
 	e.mu.Lock()

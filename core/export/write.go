@@ -47,8 +47,10 @@ func (q *queue) beginWrite(r *wire.Request, b *batch) {
 	q.issueWrite(o, b)
 }
 
-// issueWrite tells the zero map, then adds o to what goes to the lane.
+// issueWrite tells the zero map and the flusher, then adds o, flags and all, to
+// what goes to the lane.
 func (q *queue) issueWrite(o *op, b *batch) {
+	q.export.flusher.beginWrite(o.request.Flags)
 	q.export.zeros.beginWrite(o.request.Offset, o.request.Length)
 	b.lane = append(b.lane, &o.request)
 }
@@ -73,6 +75,9 @@ func (q *queue) beginSparseWrite(r *wire.Request, b *batch) {
 			whole.request.Offset, whole.request.Length = from, to-from
 			whole.payload.Bytes = r.Data.Bytes[from-r.Offset : to-r.Offset]
 			whole.request.Data = &whole.payload
+			if to-from == r.Length {
+				whole.request.Flags, whole.thenFlush = q.durability(r)
+			}
 			q.issueWrite(whole, b)
 		} else {
 			run := newRun(r, from, to)
@@ -87,9 +92,7 @@ func (q *queue) beginSparseWrite(r *wire.Request, b *batch) {
 		q.beginFlush(r, b)
 	case whole == nil:
 		b.done = append(b.done, r)
-	case whole.request.Length == r.Length:
-		whole.request.Flags, whole.thenFlush = q.durability(r)
-	default:
+	case whole.request.Length < r.Length:
 		whole.thenFlush = fua
 	}
 }

@@ -47,6 +47,7 @@ func (q *queue) beginZero(r *wire.Request, b *batch) {
 		// A store that frees nothing has nothing to keep.
 		o.request.Flags &^= store.KeepAllocated
 	}
+	q.export.flusher.beginWrite(o.request.Flags)
 	if countsAsWrite(&o.request) {
 		q.export.zeros.beginWrite(r.Offset, r.Length)
 	} else {

@@ -38,6 +38,11 @@ import (
 //     range after the new ones;
 //   - what was acknowledged is still there: Survives says so.
 //
+// A flush is repeated like a write where everything acknowledged survives. That
+// the process may have died with the only report of a lost write in its hands,
+// errorCursor deals with: the disk asks the kernel after each crash, and if there
+// was one, every flush and FUA fails from then on.
+//
 // Lock order: a call's claim on its range, then mu. Nobody waits for a process
 // with mu held.
 type Disk struct {
@@ -49,18 +54,28 @@ type Disk struct {
 	info   store.Info
 	ranges rangelock.Lock
 
+	flushRepeatable bool // whether a call that makes durable is repeated
+
 	ctx    context.Context // ends with the disk
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup // watchers and restarts
-	bound  restartBound   // the restarting goroutine's; there is one at a time
+
+	// OpenDisk's, then the restarting goroutine's, of which there is one at a
+	// time, then stop's.
+
+	bound  restartBound
+	lease  *os.File     // keeps the backend's lock over a restart; may be nil
+	cursor *errorCursor // may be nil
+	lost   error        // why nothing can be made durable any more
+
+	closing sync.Mutex // taken by stop, before mu
 
 	mu        sync.Mutex
 	current   *opened       // nil unless serving
 	process   *Process      // the latest
-	changed   chan struct{} // closed at the end of restarting
+	again     chan struct{} // closed at the end of restarting
 	broken    error         // why every call fails
 	restarts  int           // how many there were
-	lease     *os.File      // keeps the backend's lock over a restart; may be nil
 	onRestart []func()      // called before calls go on after a restart
 }
 
@@ -86,12 +101,13 @@ func (h *Host) OpenDisk(ctx context.Context, program Program, disk wire.Disk) (*
 		return nil, err
 	}
 	d.info = o.store.Info()
+	d.makeCursor()
 	return d, d.becomeServing(o)
 }
 
 // OnRestart has f called whenever a new process has taken over, before any call
 // reaches it. What was unflushed in the old one may be lost then, if the store
-// says so.
+// says so. f must not call the disk. OnRestart comes before the first write.
 func (d *Disk) OnRestart(f func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -112,6 +128,21 @@ func (d *Disk) Restarts() int {
 	return d.restarts
 }
 
+// State says in a word what becomes of calls now: "serving" if they are carried
+// out, "restarting" if they wait for a new process, "failed" if they fail, for
+// good.
+func (d *Disk) State() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.broken != nil:
+		return "failed"
+	case d.current == nil:
+		return "restarting"
+	}
+	return "serving"
+}
+
 // start starts a process and opens the disk in it, on the lease if there is one.
 func (d *Disk) start(ctx context.Context) (*opened, error) {
 	process, err := d.host.Start(ctx, d.program)
@@ -121,13 +152,17 @@ func (d *Disk) start(ctx context.Context) (*opened, error) {
 	disk := d.open
 	disk.Lease = d.lease
 	s, lease, err := process.openDisk(ctx, disk)
+	switch {
+	case errors.Is(err, wire.ErrPluginGone):
+		return nil, errors.Join(err, process.endLost())
+	case err == nil:
+		err = d.keepLease(lease)
+	}
 	if err != nil {
 		return nil, errors.Join(err, process.end())
 	}
-	if d.lease == nil {
-		d.lease = lease
-	} else if lease != nil {
-		_ = lease.Close() // it is the same
+	if d.lost != nil {
+		s = &undurable{Store: s, why: d.lost}
 	}
 	return &opened{process: process, store: s}, nil
 }
@@ -140,9 +175,9 @@ func (d *Disk) becomeServing(o *opened) error {
 		return d.broken
 	}
 	d.current, d.process = o, o.process
-	if d.changed != nil {
-		close(d.changed)
-		d.changed = nil
+	if d.again != nil {
+		close(d.again)
+		d.again = nil
 		d.restarts++
 	}
 	d.tasks.Go(func() { d.watch(o) })
@@ -157,31 +192,32 @@ func (d *Disk) becomeRestarting(o *opened) bool {
 		return false
 	}
 	d.current = nil
-	d.changed = make(chan struct{})
-	d.tasks.Go(func() { d.restart(o) })
+	d.again = make(chan struct{})
+	d.tasks.Go(func() { d.replace(o) })
 	return true
 }
 
-// becomeBroken makes every call fail, those that wait included.
-func (d *Disk) becomeBroken(err error) (was *opened) {
+// becomeBroken makes every call fail, those that wait included. It returns what
+// served until now, if anything, and whether the disk was not broken before.
+func (d *Disk) becomeBroken(err error) (was *opened, first bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	was, d.current = d.current, nil
-	if d.broken == nil {
+	if first = d.broken == nil; first {
 		d.broken = err
 	}
-	if d.changed != nil {
-		close(d.changed)
-		d.changed = nil
+	if d.again != nil {
+		close(d.again)
+		d.again = nil
 	}
-	return was
+	return was, first
 }
 
 // serving waits while the disk is restarting.
 func (d *Disk) serving(ctx context.Context) (*opened, error) {
 	for {
 		d.mu.Lock()
-		o, changed, broken := d.current, d.changed, d.broken
+		o, again, broken := d.current, d.again, d.broken
 		d.mu.Unlock()
 		switch {
 		case broken != nil:
@@ -190,7 +226,7 @@ func (d *Disk) serving(ctx context.Context) (*opened, error) {
 			return o, nil
 		}
 		select {
-		case <-changed:
+		case <-again:
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
@@ -216,13 +252,21 @@ func (d *Disk) call(ctx context.Context, repeatable bool, do func(store.Store) e
 }
 
 // locked is call with the range locked, so that overlapping calls take turns.
-func (d *Disk) locked(ctx context.Context, off, length int64, change bool, do func(store.Store) error) error {
+func (d *Disk) locked(ctx context.Context, off, length int64, change, repeatable bool, do func(store.Store) error) error {
 	claim, err := d.ranges.Lock(ctx, off, off+length, change)
 	if err != nil {
 		return err
 	}
 	defer d.ranges.Unlock(claim)
-	return d.call(ctx, !change || d.info.Replayable, do)
+	return d.call(ctx, repeatable, do)
+}
+
+// replayable says whether a change with these flags may be repeated. Without a
+// cursor the flushing half of FUA may not; but where only flushed writes survive,
+// it answers for its own range alone.
+func (d *Disk) replayable(flags store.Flags) bool {
+	return d.info.Replayable &&
+		(flags&store.FUA == 0 || d.flushRepeatable || d.info.Survives == store.SurvivesFlushed)
 }
 
 // Info returns what the first process said. A later one has to say the same.
@@ -230,17 +274,17 @@ func (d *Disk) Info() store.Info { return d.info }
 
 // ReadAt implements [store.Store].
 func (d *Disk) ReadAt(ctx context.Context, p []byte, off int64) error {
-	return d.locked(ctx, off, int64(len(p)), false, func(s store.Store) error { return s.ReadAt(ctx, p, off) })
+	return d.locked(ctx, off, int64(len(p)), false, true, func(s store.Store) error { return s.ReadAt(ctx, p, off) })
 }
 
 // WriteAt implements [store.Store].
 func (d *Disk) WriteAt(ctx context.Context, p []byte, off int64, flags store.Flags) error {
-	return d.locked(ctx, off, int64(len(p)), true, func(s store.Store) error { return s.WriteAt(ctx, p, off, flags) })
+	return d.locked(ctx, off, int64(len(p)), true, d.replayable(flags), func(s store.Store) error { return s.WriteAt(ctx, p, off, flags) })
 }
 
 // PunchHole implements [store.Store].
 func (d *Disk) PunchHole(ctx context.Context, off, length int64, flags store.Flags) error {
-	return d.locked(ctx, off, length, true, func(s store.Store) error { return s.PunchHole(ctx, off, length, flags) })
+	return d.locked(ctx, off, length, true, d.replayable(flags), func(s store.Store) error { return s.PunchHole(ctx, off, length, flags) })
 }
 
 // Extents implements [store.Store].
@@ -256,8 +300,7 @@ func (d *Disk) Extents(ctx context.Context, off, length int64) (extents []store.
 // flush that lost its process has failed, since a repeated one would find nothing
 // to flush; it returns when the next process serves.
 func (d *Disk) Flush(ctx context.Context) error {
-	repeatable := d.info.Survives == store.SurvivesAcknowledged
-	err := d.call(ctx, repeatable, func(s store.Store) error { return s.Flush(ctx) })
+	err := d.call(ctx, d.flushRepeatable, func(s store.Store) error { return s.Flush(ctx) })
 	if errors.Is(err, wire.ErrPluginGone) {
 		_, gone := d.serving(ctx)
 		err = errors.Join(err, gone)
@@ -274,22 +317,30 @@ func (d *Disk) Close() error {
 	return d.stop(fmt.Errorf("the disk is closed: %w", store.ErrIO), true)
 }
 
+// stop returns once every process has ended, or is known not to, whoever called
+// it first.
 func (d *Disk) stop(why error, inOrder bool) error {
 	d.cancel() // no restart from now on
+	o, _ := d.becomeBroken(why)
+	if !inOrder {
+		_ = d.Process().stopNow() // also while another goroutine closes the disk; the error comes again
+	}
+	d.closing.Lock()
+	defer d.closing.Unlock()
 	var err error
-	switch o := d.becomeBroken(why); {
-	case o == nil:
-	case inOrder:
-		err = errors.Join(o.store.Close(), o.process.Stop(context.Background()))
-	default:
+	if o != nil && inOrder {
+		err = errors.Join(unlessGone(o.store.Close()), o.process.Stop(context.Background()))
+	} else if o != nil {
 		err = o.process.stopNow()
 	}
 	d.tasks.Wait()
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	if d.lease != nil {
 		_ = d.lease.Close()
 		d.lease = nil
+	}
+	if d.cursor != nil {
+		_ = d.cursor.close()
+		d.cursor = nil
 	}
 	return err
 }

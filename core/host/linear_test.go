@@ -270,7 +270,7 @@ func (d noPlace) WriteAt(ctx context.Context, p []byte, off int64, flags store.F
 		if err != nil {
 			return err
 		}
-		err = d.locked(ctx, off, int64(len(p)), true, func(store.Store) error {
+		err = d.locked(ctx, off, int64(len(p)), true, true, func(store.Store) error {
 			err := o.store.WriteAt(ctx, p, off, flags)
 			if errors.Is(err, wire.ErrPluginGone) {
 				return fmt.Errorf("again: %v", err) // hide it from call
@@ -305,7 +305,7 @@ func TestRepeatBeforeTheOldProcessIsReapedIsNoticed(t *testing.T) {
 		}
 		return protocol.(*plugin.GRPCClient).Conn.Close()
 	}
-	t.Cleanup(func() { endOld = (*Process).stopNow })
+	t.Cleanup(func() { endOld = (*Process).endLost })
 	noticed(t, func() *history {
 		d := slowDisk(t)
 		h := contend(t, d, func(_ int, done func() int64) {

@@ -6,8 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -16,8 +16,9 @@ import (
 )
 
 // Listener is a transport.Listener that outlives its transport's process: when
-// that ends, a new one listens at the same address, with the port that the first
-// one chose. Connections that were accepted before are not touched by it.
+// that ends, is stopped, hangs, or says that it can't accept any more, a new one
+// listens at the same address, with the port that the first one chose.
+// Connections that were accepted before are not touched by it.
 //
 // Accept is for one goroutine at a time; the rest for any.
 type Listener struct {
@@ -26,39 +27,47 @@ type Listener struct {
 	log     hclog.Logger
 	address transport.Address // where it listens, port and all
 
-	mu       sync.Mutex
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+
+	turn   sync.Mutex // held by Accept, and by Close at its end
+	bound  restartBound
+	closed bool
+
+	mu       sync.Mutex // taken after turn
 	process  *Process
 	listener transport.Listener
-	closed   bool
-	bound    restartBound
 }
 
 var _ transport.Listener = (*Listener)(nil)
 
 // Listen starts a transport and listens at addr. ctx bounds the start alone.
 func (h *Host) Listen(ctx context.Context, program Program, addr transport.Address) (*Listener, error) {
-	l := &Listener{host: h, program: program, log: h.log}
-	if err := l.start(ctx, addr); err != nil {
+	l := &Listener{host: h, program: program, log: h.log, address: addr}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	if err := l.start(ctx); err != nil {
+		l.cancel()
 		return nil, err
 	}
 	l.address = l.listener.Address()
 	return l, nil
 }
 
-func (l *Listener) start(ctx context.Context, addr transport.Address) error {
+// start starts a process that listens.
+func (l *Listener) start(ctx context.Context) error {
 	process, err := l.host.Start(ctx, l.program)
 	if err != nil {
 		return err
 	}
-	listener, err := process.Transport().Listen(ctx, addr)
-	if err != nil {
+	listener, err := process.Transport().Listen(ctx, l.address)
+	switch {
+	case errors.Is(err, wire.ErrPluginGone):
+		return errors.Join(err, process.endLost())
+	case err != nil:
 		return errors.Join(err, process.end())
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed {
-		return errors.Join(errors.New("closed"), process.end())
-	}
 	l.process, l.listener = process, listener
 	return nil
 }
@@ -68,97 +77,100 @@ func (l *Listener) Address() transport.Address { return l.address }
 
 // Process returns the process that listens now, or did last.
 func (l *Listener) Process() *Process {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.process
+	process, _ := l.latest()
+	return process
 }
 
-// Accept implements [transport.Listener]. It also replaces a process that ended
-// or was stopped by a signal.
+func (l *Listener) latest() (*Process, transport.Listener) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.process, l.listener
+}
+
+// Accept implements [transport.Listener]. It also replaces a process that was
+// lost. Besides the context's error and [net.ErrClosed] after Close, its only
+// error is that no process can be had any more.
 func (l *Listener) Accept(ctx context.Context) (transport.Conn, error) {
+	l.turn.Lock()
+	defer l.turn.Unlock()
+	both, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(l.ctx, cancel)()
+	conn, err := l.accept(both)
+	switch {
+	case err == nil:
+		return conn, nil
+	case l.ctx.Err() != nil:
+		return transport.Conn{}, fmt.Errorf("accept at %s: %w", l.address, net.ErrClosed)
+	case ctx.Err() != nil:
+		return transport.Conn{}, ctx.Err()
+	}
+	return transport.Conn{}, err
+}
+
+// accept accepts on as many processes as it takes.
+func (l *Listener) accept(ctx context.Context) (transport.Conn, error) {
 	for {
-		l.mu.Lock()
-		process, listener := l.process, l.listener
-		l.mu.Unlock()
-		accepting, stop := withStall(ctx, process)
-		conn, err := listener.Accept(accepting)
-		stop()
+		process, listener := l.latest()
+		conn, err := acceptWatched(ctx, process, listener)
 		switch {
 		case err == nil:
 			return conn, nil
 		case ctx.Err() != nil:
 			return transport.Conn{}, ctx.Err()
-		case !errors.Is(err, wire.ErrPluginGone) && accepting.Err() == nil:
-			return transport.Conn{}, err
 		}
-		if err := l.restart(ctx, process, listener); err != nil {
+		if err := l.replace(ctx, process, listener, err); err != nil {
 			return transport.Conn{}, err
 		}
 	}
 }
 
-// withStall returns a context that ends with ctx or when the process is stopped
-// by a signal.
-func withStall(ctx context.Context, p *Process) (context.Context, func()) {
+// acceptWatched gives up when the process is lost.
+func acceptWatched(ctx context.Context, process *Process, listener transport.Listener) (transport.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	var waiter sync.WaitGroup
-	waiter.Go(func() {
-		select {
-		case <-p.Stalled():
+	var watcher sync.WaitGroup
+	watcher.Go(func() {
+		if process.awaitLoss(ctx) {
 			cancel()
-		case <-done:
 		}
 	})
-	return ctx, func() {
-		close(done)
-		waiter.Wait()
-		cancel()
-	}
+	defer watcher.Wait()
+	defer cancel()
+	return listener.Accept(ctx)
 }
 
-// restart puts a new process in the place of old.
-func (l *Listener) restart(ctx context.Context, old *Process, listener transport.Listener) error {
-	if err := old.stopNow(); err != nil {
+// replace puts a new process in the place of one that ended with why.
+func (l *Listener) replace(ctx context.Context, old *Process, listener transport.Listener, why error) error {
+	if !errors.Is(why, wire.ErrPluginGone) && !errors.Is(why, context.Canceled) {
+		l.log.Error("transport can't accept connections and is replaced", "plugin", l.program.Name, "error", why)
+		_ = old.stopNow() // the error comes again
+	}
+	if err := old.endLost(); err != nil {
 		return err
 	}
 	_ = listener.Close() // nobody is at its other end; it frees this one
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		if !l.bound.allow(time.Now()) {
-			return fmt.Errorf("transport %s was restarted %d times within %v and is given up", l.program.Name, maxRestarts, restartWindow)
-		}
-		starting, cancel := context.WithTimeout(ctx, restartTimeout)
-		err := l.start(starting, l.address)
-		cancel()
-		if err == nil {
-			l.log.Warn("transport restarted", "plugin", l.program.Name, "plugin_pid", l.Process().PID(), "address", l.address)
-			return nil
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		l.log.Error("transport can't be restarted yet", "plugin", l.program.Name, "error", err, "again_in", pause)
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	if err := l.bound.retry(ctx, l.log, l.program.Name, l.start); err != nil {
+		return fmt.Errorf("transport %w", err)
 	}
+	l.log.Warn("transport restarted", "plugin", l.program.Name, "plugin_pid", l.Process().PID(), "address", l.address)
+	return nil
 }
 
-// Close implements [transport.Listener] and ends the process. No Accept may be
-// under way.
+// Close implements [transport.Listener] and ends the process. An Accept that is
+// under way returns.
 func (l *Listener) Close() error {
-	l.mu.Lock()
-	process, listener, closed := l.process, l.listener, l.closed
-	l.closed = true
-	l.mu.Unlock()
-	if closed {
+	l.cancel()
+	l.turn.Lock()
+	defer l.turn.Unlock()
+	if l.closed {
 		return nil
 	}
-	err := listener.Close()
-	if errors.Is(err, wire.ErrPluginGone) {
-		err = nil // then nobody listens any more
+	l.closed = true
+	process, listener := l.latest()
+	select {
+	case <-process.Stalled(): // it would answer nothing
+		return errors.Join(process.stopNow(), unlessGone(listener.Close()))
+	default:
 	}
-	return errors.Join(err, process.Stop(context.Background()))
+	return errors.Join(unlessGone(listener.Close()), process.Stop(context.Background()))
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -32,8 +31,7 @@ type Process struct {
 	descriptors *wire.DescriptorChannel
 	log         hclog.Logger
 
-	socketDir string // what go-plugin made for its socket
-	stopping  atomic.Bool
+	socketDir string        // what go-plugin made for its socket
 	watched   chan struct{} // closed when the watcher has seen the end
 	ending    sync.Once
 	ended     error // what end returned
@@ -43,6 +41,9 @@ type Process struct {
 const (
 	stopWait = 2 * time.Second // for the plugin to end by itself
 	killWait = 5 * time.Second // for the kernel to end it
+	// lastMoment is for a process that is ending to be reaped: its line breaks a
+	// little earlier, and the log is to say how it ended.
+	lastMoment = 250 * time.Millisecond
 )
 
 // Times that tests shorten.
@@ -138,7 +139,7 @@ func (p *Process) describe(ctx context.Context) error {
 func (p *Process) watch() {
 	defer close(p.watched)
 	<-p.runner.exited
-	if !p.stopping.Load() {
+	if p.runner.unexpected {
 		p.log.Error("plugin ended unexpectedly", "kind", p.program.Kind, "plugin", p.program.Name, "plugin_pid", p.PID(), "how", exitText(p.runner.exit))
 	}
 }
@@ -157,14 +158,6 @@ func (p *Process) Exited() <-chan struct{} { return p.runner.exited }
 
 // Stalled is closed when the process has been stopped by a signal.
 func (p *Process) Stalled() <-chan struct{} { return p.runner.stalled }
-
-// ping asks the process for a sign of life.
-func (p *Process) ping(ctx context.Context, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	_, err := p.wire.Describe(ctx)
-	return err
-}
 
 // OpenDisk opens a disk. The store's errors name the plugin. See [Disk] for a
 // store that outlives this process.
@@ -207,7 +200,7 @@ func (p *Process) named(err error) error {
 // under way fail with wire.ErrPluginGone. It returns once the process has been
 // reaped. Further calls wait for the first one and return the same.
 func (p *Process) Stop(ctx context.Context) error {
-	p.stopping.Store(true)
+	p.runner.expectEnd()
 	_ = p.descriptors.Close()
 	select {
 	case <-p.runner.exited:
@@ -219,9 +212,20 @@ func (p *Process) Stop(ctx context.Context) error {
 }
 
 // stopNow is Stop that leaves the process no time to end by itself.
-func (p *Process) stopNow() error {
-	p.stopping.Store(true)
-	return p.end()
+func (p *Process) stopNow() error { return p.end() }
+
+// endLost is stopNow for a process that was lost, see awaitLoss, or whose line
+// broke. The latter is mostly about to be reaped.
+func (p *Process) endLost() error {
+	moment := time.NewTimer(lastMoment)
+	defer moment.Stop()
+	select {
+	case <-p.runner.exited:
+	case <-p.runner.stalled:
+	case <-moment.C:
+		p.log.Error("plugin has broken its line and is killed", "kind", p.program.Kind, "plugin", p.program.Name, "plugin_pid", p.PID())
+	}
+	return p.stopNow()
 }
 
 // end kills and reaps the process, if there is one, and frees everything, once.
@@ -231,7 +235,7 @@ func (p *Process) end() error {
 }
 
 func (p *Process) kill() error {
-	p.stopping.Store(true)
+	p.runner.expectEnd()
 	_ = p.descriptors.Close()
 	defer func() {
 		if p.socketDir != "" {

@@ -47,9 +47,11 @@ type runner struct {
 
 	settling sync.Once
 
-	mu     sync.Mutex
-	killed bool // Kill was called before it ended
-	reaped bool // the process's number may be somebody else's by now
+	mu         sync.Mutex
+	asked      bool // expectEnd was called before it ended
+	killed     bool // Kill was called before it ended
+	reaped     bool // the process's number may be somebody else's by now
+	unexpected bool // it ended without any of that; valid once exited is closed
 }
 
 // lastWords is how long the output is still read after the process has ended,
@@ -125,6 +127,7 @@ func (r *runner) reap() {
 	_ = unix.Kill(-pid, unix.SIGKILL)
 	r.exit = r.cmd.Wait() // at once: it has ended
 	r.reaped = true
+	r.unexpected = !r.asked && !r.killed
 	r.mu.Unlock()
 	deadline := time.Now().Add(lastWords)
 	r.stdout.expire(deadline)
@@ -189,6 +192,13 @@ func (r *runner) Kill(context.Context) error {
 		return fmt.Errorf("cannot kill process group %d: %w", pid, err)
 	}
 	return nil
+}
+
+// expectEnd notes that from now on the process ends because somebody wants it to.
+func (r *runner) expectEnd() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.asked = true
 }
 
 // wasKilled says whether the process, which has ended, ended by Kill and not by

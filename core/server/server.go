@@ -32,9 +32,11 @@ type Config struct {
 	// StopTimeout bounds how long clients may take to finish once the server
 	// stops. 0 means [DefaultStopTimeout].
 	StopTimeout time.Duration
-	// HandshakeTimeout is session.Config's.
-	HandshakeTimeout time.Duration
-	Log              hclog.Logger
+	// The next three are session.Config's.
+	Handshake                        session.Handshake
+	HandshakeTimeout, RequestTimeout time.Duration
+
+	Log hclog.Logger
 }
 
 // DefaultStopTimeout is shorter than what service managers allow.
@@ -126,7 +128,9 @@ func (s *Server) serve(cl *connection, stopping <-chan struct{}, conn transport.
 		Export:           s.config.Export,
 		Log:              log,
 		Stopping:         stopping,
+		Handshake:        s.config.Handshake,
 		HandshakeTimeout: s.config.HandshakeTimeout,
+		RequestTimeout:   s.config.RequestTimeout,
 	})
 	if errors.Is(context.Cause(cl.ctx), errEvicted) {
 		err = errEvicted

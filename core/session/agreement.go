@@ -27,10 +27,15 @@ const MaxRequest = 1 << 30
 // transmissionFlags says what the export can do, to a client that has or has not
 // asked for structured replies.
 func transmissionFlags(e *export.Export, structured bool) nbd.TransmissionFlags {
-	flags := nbd.FlagHasFlags | nbd.FlagSendFlush | nbd.FlagSendFUA
-	if e.ReadOnly() {
+	// CAN_MULTI_CONN: all connections share the export, whose flush covers the
+	// writes of each of them.
+	flags := nbd.FlagHasFlags | nbd.FlagSendFlush | nbd.FlagSendFUA | nbd.FlagCanMultiConn | nbd.FlagSendCache
+	switch {
+	case e.ReadOnly():
 		flags |= nbd.FlagReadOnly
-	} else {
+	case e.Info().CanFast:
+		flags |= nbd.FlagSendTrim | nbd.FlagSendWriteZeroes | nbd.FlagSendFastZero
+	default:
 		flags |= nbd.FlagSendTrim | nbd.FlagSendWriteZeroes
 	}
 	if structured {

@@ -47,7 +47,7 @@ const (
 	zero = nbd.StateZero
 )
 
-func TestBlockStatus(t *testing.T) {
+func TestChecklist20BlockStatus(t *testing.T) {
 	every := alternating(store.Data, store.Data, store.Hole, store.Zero, store.Hole|store.Zero, store.Hole|store.Zero)
 	c := structured(t, open(t, newMapped(3072+100, every)))
 	for _, test := range []struct {
@@ -94,9 +94,9 @@ func TestBlockStatusNeedsItsContext(t *testing.T) {
 	c.wantBlockStatus(false)
 }
 
-// TestBlockStatusIsBounded checks that the answer ends early where it would have
+// TestChecklist20BlockStatusIsBounded checks that the answer ends early where it would have
 // too many extents.
-func TestBlockStatusIsBounded(t *testing.T) {
+func TestChecklist20BlockStatusIsBounded(t *testing.T) {
 	c := structured(t, open(t, newMapped(1<<32-1, func(off, length int64) ([]store.Extent, error) {
 		return alternating(store.Data, store.Zero)(off, min(length, (maxDescriptors+100)*512))
 	})))

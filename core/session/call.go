@@ -5,6 +5,7 @@ package session
 import (
 	"errors"
 	"sync/atomic"
+	"time"
 
 	"github.com/flexnbd/flexnbd/core/export"
 	"github.com/flexnbd/flexnbd/core/nbd"
@@ -20,6 +21,10 @@ type call struct {
 	request  nbd.Request
 	accepted bool // counted in transmission.active
 
+	// Of transmission.underway.
+	arrived      time.Time
+	older, newer *call
+
 	left    atomic.Int32          // pieces that have not completed, and one until finish
 	failure atomic.Pointer[error] // the first that a piece met
 	whole   *piece                // the only piece of a read, once it has completed
@@ -32,9 +37,11 @@ type piece struct {
 	only    bool // the read it belongs to has no other
 }
 
+// newCall makes a call of a request that has just arrived.
 func newCall(t *transmission, r nbd.Request) *call {
 	c := &call{t: t, request: r}
 	c.left.Store(1)
+	t.underway.add(c)
 	return c
 }
 
@@ -49,6 +56,9 @@ func (c *call) flags() (flags store.Flags) {
 	case nbd.CmdWriteZeroes:
 		if c.request.Flags.Has(nbd.CmdFlagNoHole) {
 			flags |= store.KeepAllocated
+		}
+		if c.request.Flags.Has(nbd.CmdFlagFastZero) {
+			flags |= store.Fast
 		}
 	}
 	return flags
@@ -131,7 +141,7 @@ func (c *call) failed(err error) reply {
 		c.t.fail(err)
 		return reply{call: c}
 	}
-	errno := nbd.ErrnoOf(err, false)
+	errno := nbd.ErrnoOf(err, c.request.Flags.Has(nbd.CmdFlagFastZero))
 	c.t.log.Warn("request failed", "command", c.request.Command, "offset", c.request.Offset, "length", c.request.Length, "errno", errno, "error", err)
 	return c.errorReply(errno, err.Error())
 }

@@ -64,9 +64,9 @@ func TestOneBlockedReadDelaysNoOther(t *testing.T) {
 	c.leave()
 }
 
-// TestDisconnectFinishesWhatIsInFlight also checks it for a client that ends its
+// TestChecklist23DisconnectFinishesWhatIsInFlight also checks it for a client that ends its
 // side without a word.
-func TestDisconnectFinishesWhatIsInFlight(t *testing.T) {
+func TestChecklist23DisconnectFinishesWhatIsInFlight(t *testing.T) {
 	for name, disconnect := range map[string]func(*client){
 		"DISC":       func(c *client) { c.say(nbd.AppendRequest(nil, nbd.Request{Command: nbd.CmdDisc})) },
 		"half-close": func(c *client) { c.halfClose() },

@@ -6,8 +6,8 @@
 //	err := session.Serve(ctx, conn, session.Config{Export: e, Log: log, Stopping: stopping})
 //
 // Serve returns when the connection is closed and everything that it started has
-// ended. handshake.go ends with what was agreed on; nothing behind it handles
-// options. transmission.go reads requests and validates each of them once, in
+// ended. handshake.go, or oldstyle.go for clients that know nothing else, ends with
+// what was agreed on; nothing behind it handles options. transmission.go reads requests and validates each of them once, in
 // validate.go; below that there are only assertions.
 //
 // # Who does what
@@ -43,10 +43,14 @@
 // than wire.MaxPayload pass in pieces; a long read that has to leave as one run
 // of bytes is streamed through two pieces (stream.go), one such read at a time.
 // Extent maps are looked up a few at a time, and what is said of them comes out
-// of the same budget (blockstatus.go).
+// of the same budget (blockstatus.go). A CACHE has one piece of memory, and there
+// is one at a time (cache.go).
+//
+// A client may keep its requests for ever, unless Config.RequestTimeout ends the
+// connection (overdue.go).
 //
 // # Locks
 //
-// The outbox's mutex is a leaf: nothing is called while it is held. A call's
-// counters are atomic.
+// The outbox's mutex and that of the requests under way are leaves: nothing is
+// called while one of them is held. A call's counters are atomic.
 package session

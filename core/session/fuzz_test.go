@@ -20,7 +20,8 @@ import (
 )
 
 // fuzzPrefixes are how far a fuzzed client has behaved before it says what the
-// fuzzer made up.
+// fuzzer made up. The number behind the last one is the oldstyle handshake, in which
+// there is nothing to say.
 var fuzzPrefixes = [][]byte{
 	nil,
 	nbd.AppendClientFlags(nil, fixedNoZeroes),
@@ -44,7 +45,8 @@ func FuzzSession(f *testing.F) {
 	f.Add(uint8(1), nbd.AppendOption(nil, nbd.OptList, nil))
 	f.Add(uint8(1), nbd.AppendOption(nil, nbd.OptInfo, nbd.AppendInfoRequest(nil, "x", nbd.InfoBlockSize)))
 	f.Add(uint8(1), nbd.AppendOption(nil, nbd.OptListMetaContext, nbd.AppendMetaContextRequest(nil, "", "base:")))
-	for prefix := range uint8(2) {
+	for prefix := range uint8(3) {
+		f.Add(prefix+2, request(nbd.CmdCache, 0, 0, size))
 		f.Add(prefix+2, request(nbd.CmdRead, 0, 0, size))
 		f.Add(prefix+2, request(nbd.CmdRead, nbd.CmdFlagDF, 1, size-1))
 		f.Add(prefix+2, slices.Concat(request(nbd.CmdWrite, nbd.CmdFlagFUA, 7, 9), numbered(9), request(nbd.CmdDisc, 0, 0, 0)))
@@ -58,16 +60,22 @@ func FuzzSession(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		config, behaved := Config{Export: e, Log: hclog.NewNullLogger()}, []byte(nil)
+		if n := int(prefix) % (len(fuzzPrefixes) + 1); n < len(fuzzPrefixes) {
+			behaved = fuzzPrefixes[n]
+		} else {
+			config.Handshake = Oldstyle
+		}
 		near, far := socketpair(t, unix.SOCK_STREAM)
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			_ = Serve(context.Background(), far, Config{Export: e, Log: hclog.NewNullLogger()})
+			_ = Serve(context.Background(), far, config)
 		}()
 		spoken := make(chan struct{})
 		go func() {
 			defer close(spoken)
-			_, _ = near.Write(slices.Concat(fuzzPrefixes[int(prefix)%len(fuzzPrefixes)], said))
+			_, _ = near.Write(slices.Concat(behaved, said))
 			_ = near.CloseWrite()
 		}()
 		_ = near.SetDeadline(time.Now().Add(patience))

@@ -32,11 +32,12 @@ func everything(c *client) int {
 	c.send(nbd.CmdWriteZeroes, 0, 8192, 4096)
 	c.send(nbd.CmdTrim, 0, 4096, 4096)
 	c.send(nbd.CmdFlush, 0, 0, 0)
+	c.send(nbd.CmdCache, 0, 0, 4096)
 	if !c.structured {
-		return 5
+		return 6
 	}
 	c.send(nbd.CmdBlockStatus, 0, 0, 4096)
-	return 6
+	return 7
 }
 
 // TestHeldRequestsWait checks that the connection stays up meanwhile.
@@ -100,6 +101,7 @@ func TestNothingIsAnsweredOnceTheDiskHasMovedAway(t *testing.T) {
 			"write zeroes": func(c *client) { c.send(nbd.CmdWriteZeroes, 0, 0, 4096) },
 			"long trim":    func(c *client) { c.send(nbd.CmdTrim, 0, 0, 1<<30) },
 			"flush":        func(c *client) { c.send(nbd.CmdFlush, 0, 0, 0) },
+			"cache":        func(c *client) { c.send(nbd.CmdCache, 0, 0, 8*mib) },
 			"long read":    func(c *client) { c.send(nbd.CmdRead, 0, 0, 8*mib) },
 			"long write":   func(c *client) { c.send(nbd.CmdWrite, 0, 0, 8*mib); c.tell(numbered(8 * mib)) },
 		}

@@ -32,7 +32,7 @@ func TestGoldenFixedNewstyle(t *testing.T) {
 	c.say([]byte("IHAVEOPT\x00\x00\x00\x07\x00\x00\x00\x0a" + // GO
 		"\x00\x00\x00\x00" + "\x00\x02" + "\x00\x03" + "\x00\x01"))
 	c.want([]byte(reply + "\x00\x00\x00\x07\x00\x00\x00\x03\x00\x00\x00\x0c" + // EXPORT
-		"\x00\x00" + "\x00\x00\x00\x00\x00\x01\x23\x45" + "\x00\xed"))
+		"\x00\x00" + "\x00\x00\x00\x00\x00\x01\x23\x45" + "\x0d\xed"))
 	c.want([]byte(reply + "\x00\x00\x00\x07\x00\x00\x00\x03\x00\x00\x00\x02" + "\x00\x01")) // NAME
 	c.want([]byte(reply + "\x00\x00\x00\x07\x00\x00\x00\x03\x00\x00\x00\x0e" +              // BLOCK_SIZE
 		"\x00\x03" + "\x00\x00\x00\x01" + "\x00\x00\x10\x00" + "\x40\x00\x00\x00"))
@@ -49,18 +49,18 @@ func TestGoldenFixedNewstyle(t *testing.T) {
 	c.leave()
 }
 
-func TestGoldenExportName(t *testing.T) {
+func TestChecklist05GoldenExportName(t *testing.T) {
 	for _, test := range []struct {
 		name, flags string
 		padding     int
 		options     export.Options
 		want        string
 	}{
-		{"padded", "\x00\x00\x00\x01", 124, export.Options{}, "\x00\x6d"},
-		{"not padded", "\x00\x00\x00\x03", 0, export.Options{}, "\x00\x6d"},
-		{"not fixed", "\x00\x00\x00\x00", 124, export.Options{}, "\x00\x6d"},
-		{"not fixed, not padded", "\x00\x00\x00\x02", 0, export.Options{}, "\x00\x6d"},
-		{"read-only", "\x00\x00\x00\x03", 0, export.Options{ReadOnly: true}, "\x00\x0f"},
+		{"padded", "\x00\x00\x00\x01", 124, export.Options{}, "\x0d\x6d"},
+		{"not padded", "\x00\x00\x00\x03", 0, export.Options{}, "\x0d\x6d"},
+		{"not fixed", "\x00\x00\x00\x00", 124, export.Options{}, "\x0d\x6d"},
+		{"not fixed, not padded", "\x00\x00\x00\x02", 0, export.Options{}, "\x0d\x6d"},
+		{"read-only", "\x00\x00\x00\x03", 0, export.Options{ReadOnly: true}, "\x05\x0f"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := connect(t, Config{Export: openWith(t, newDisk(0x12345), test.options)})

@@ -16,7 +16,7 @@ import (
 	"github.com/flexnbd/flexnbd/core/nbd"
 )
 
-// handshake is the state of the fixed newstyle negotiation.
+// handshake is the state of the negotiation.
 type handshake struct {
 	out    io.Writer
 	in     *bufio.Reader
@@ -67,6 +67,9 @@ func hurry(conn net.Conn, limit time.Time, stopping, done <-chan struct{}) {
 
 // run is negotiate without the clock.
 func (h *handshake) run() (*agreement, error) {
+	if h.config.Handshake == Oldstyle {
+		return oldstyle(h.out, h.config)
+	}
 	if err := h.greet(); err != nil {
 		return nil, err
 	}

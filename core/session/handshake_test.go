@@ -27,7 +27,7 @@ func haggle(t *testing.T) *client {
 	return c
 }
 
-func TestGoIsNeverPadded(t *testing.T) {
+func TestChecklist05GoIsNeverPadded(t *testing.T) {
 	c := connect(t, Config{Export: open(t, newDisk(testSize))})
 	c.greet(nbd.FlagClientFixedNewstyle) // without NO_ZEROES
 	c.enter()
@@ -35,7 +35,7 @@ func TestGoIsNeverPadded(t *testing.T) {
 	c.leave()
 }
 
-func TestInfoThenGoSayTheSame(t *testing.T) {
+func TestChecklist08InfoThenGoSayTheSame(t *testing.T) {
 	c := haggle(t)
 	c.ask(nbd.OptStructuredReply, nil, nbd.RepAck)
 	request := nbd.AppendInfoRequest(nil, "", nbd.InfoBlockSize, nbd.InfoType(77))
@@ -52,7 +52,7 @@ func TestInfoThenGoSayTheSame(t *testing.T) {
 	c.leave()
 }
 
-func TestInformationIsGivenOnce(t *testing.T) {
+func TestChecklist08InformationIsGivenOnce(t *testing.T) {
 	c := haggle(t)
 	c.option(nbd.OptInfo, nbd.AppendInfoRequest(nil, "", nbd.InfoBlockSize, nbd.InfoBlockSize, nbd.InfoExport, nbd.InfoName, nbd.InfoName))
 	var got []nbd.InfoType
@@ -69,7 +69,7 @@ func TestInformationIsGivenOnce(t *testing.T) {
 	}
 }
 
-func TestBlockSizesAreThoseOfTheStore(t *testing.T) {
+func TestChecklist21BlockSizesAreThoseOfTheStore(t *testing.T) {
 	d := newDisk(testSize)
 	d.info.PreferredBlock, d.info.MinBlock = 64<<10, 4096
 	c := connect(t, Config{Export: open(t, d)})
@@ -84,17 +84,23 @@ func TestBlockSizesAreThoseOfTheStore(t *testing.T) {
 }
 
 func TestFlagsFollowTheExport(t *testing.T) {
-	const always = nbd.FlagHasFlags | nbd.FlagSendFlush | nbd.FlagSendFUA
+	const (
+		always   = nbd.FlagHasFlags | nbd.FlagSendFlush | nbd.FlagSendFUA | nbd.FlagCanMultiConn | nbd.FlagSendCache
+		writable = always | nbd.FlagSendTrim | nbd.FlagSendWriteZeroes
+	)
 	for _, test := range []struct {
-		readOnly, structured bool
-		want                 nbd.TransmissionFlags
+		readOnly, structured, fast bool
+		want                       nbd.TransmissionFlags
 	}{
-		{false, false, always | nbd.FlagSendTrim | nbd.FlagSendWriteZeroes},
-		{false, true, always | nbd.FlagSendTrim | nbd.FlagSendWriteZeroes | nbd.FlagSendDF},
-		{true, false, always | nbd.FlagReadOnly},
-		{true, true, always | nbd.FlagReadOnly | nbd.FlagSendDF},
+		{false, false, false, writable},
+		{false, true, false, writable | nbd.FlagSendDF},
+		{false, false, true, writable | nbd.FlagSendFastZero},
+		{true, false, true, always | nbd.FlagReadOnly},
+		{true, true, true, always | nbd.FlagReadOnly | nbd.FlagSendDF},
 	} {
-		c := connect(t, Config{Export: openWith(t, newDisk(testSize), export.Options{ReadOnly: test.readOnly})})
+		d := newDisk(testSize)
+		d.info.CanFast = test.fast
+		c := connect(t, Config{Export: openWith(t, d, export.Options{ReadOnly: test.readOnly})})
 		c.greet(fixedNoZeroes)
 		if test.structured {
 			c.structure()
@@ -105,7 +111,7 @@ func TestFlagsFollowTheExport(t *testing.T) {
 	}
 }
 
-func TestAbortIsAcknowledged(t *testing.T) {
+func TestChecklist06AbortIsAcknowledged(t *testing.T) {
 	for _, data := range [][]byte{nil, []byte("data does not matter"), make([]byte, nbd.MaxOptionLength+1)} {
 		c := haggle(t)
 		c.ask(nbd.OptAbort, data, nbd.RepAck)
@@ -115,7 +121,7 @@ func TestAbortIsAcknowledged(t *testing.T) {
 	}
 }
 
-func TestAbortOfAClientThatHasGone(t *testing.T) {
+func TestChecklist06AbortOfAClientThatHasGone(t *testing.T) {
 	c := haggle(t)
 	c.option(nbd.OptAbort, nil)
 	_ = c.Close()
@@ -141,78 +147,142 @@ func TestLeavingDuringTheHandshake(t *testing.T) {
 	}
 }
 
-// TestRefusedOptions goes through what an option can be refused for. The session
-// has to live on, in step.
-func TestRefusedOptions(t *testing.T) {
-	long := strings.Repeat("x", nbd.MaxString)
-	for _, test := range []struct {
-		name       string
-		structured bool
-		opt        nbd.Option
-		data       []byte
-		want       nbd.Reply
-	}{
-		{"LIST with data", false, nbd.OptList, []byte("x"), nbd.RepErrInvalid},
-		{"LIST with much data", false, nbd.OptList, make([]byte, nbd.MaxOptionLength+1), nbd.RepErrInvalid},
-		{"STRUCTURED_REPLY with data", false, nbd.OptStructuredReply, []byte("x"), nbd.RepErrInvalid},
-		{"STARTTLS", false, nbd.OptStartTLS, nil, nbd.RepErrUnsup},
-		{"STARTTLS with data", false, nbd.OptStartTLS, []byte("x"), nbd.RepErrInvalid},
-		{"EXTENDED_HEADERS", true, nbd.OptExtendedHeaders, nil, nbd.RepErrUnsup},
-		{"EXTENDED_HEADERS with data", true, nbd.OptExtendedHeaders, []byte("x"), nbd.RepErrInvalid},
-		{"PEEK_EXPORT", false, nbd.OptPeekExport, nil, nbd.RepErrUnsup},
-		{"unknown", false, 0x12345678, nil, nbd.RepErrUnsup},
-		{"unknown with data", false, 0x12345678, make([]byte, 1000), nbd.RepErrUnsup},
-		{"unknown with much data", false, 0xffffffff, make([]byte, 3*nbd.MaxOptionLength), nbd.RepErrUnsup},
-		{"option 0", false, 0, []byte("IHAVEOPT"), nbd.RepErrUnsup},
-		{"GO with too much data", false, nbd.OptGo, make([]byte, nbd.MaxOptionLength+1), nbd.RepErrTooBig},
-		{"GO without data", false, nbd.OptGo, nil, nbd.RepErrInvalid},
-		{"GO, name longer than the data", false, nbd.OptGo, []byte("\x00\x00\x00\x01\x00\x00"), nbd.RepErrInvalid},
-		{"GO, length of name overflows", false, nbd.OptGo, []byte("\xff\xff\xff\xff\x00\x00"), nbd.RepErrInvalid},
-		{"GO, requests missing", false, nbd.OptGo, []byte("\x00\x00\x00\x00\x00\x01"), nbd.RepErrInvalid},
-		{"GO, more than was announced", false, nbd.OptGo, []byte("\x00\x00\x00\x00\x00\x00!"), nbd.RepErrInvalid},
-		{"GO for another export", false, nbd.OptGo, nbd.AppendInfoRequest(nil, "other"), nbd.RepErrUnknown},
-		{"INFO for another export", false, nbd.OptInfo, nbd.AppendInfoRequest(nil, "other"), nbd.RepErrUnknown},
-		{"GO, longest name", false, nbd.OptGo, nbd.AppendInfoRequest(nil, long), nbd.RepErrUnknown},
-		{"GO, name too long", false, nbd.OptGo, nbd.AppendInfoRequest(nil, long+"x"), nbd.RepErrInvalid},
-		{"GO, NUL in name", false, nbd.OptGo, nbd.AppendInfoRequest(nil, "a\x00b"), nbd.RepErrInvalid},
-		{"LIST_META_CONTEXT too early", false, nbd.OptListMetaContext, nbd.AppendMetaContextRequest(nil, ""), nbd.RepErrInvalid},
-		{"SET_META_CONTEXT too early", false, nbd.OptSetMetaContext, nbd.AppendMetaContextRequest(nil, "", "base:allocation"), nbd.RepErrInvalid},
-		{"LIST_META_CONTEXT for another export", true, nbd.OptListMetaContext, nbd.AppendMetaContextRequest(nil, "other"), nbd.RepErrUnknown},
-		{"LIST_META_CONTEXT with a query too long", true, nbd.OptListMetaContext, nbd.AppendMetaContextRequest(nil, "", long+"x"), nbd.RepErrInvalid},
-		{"SET_META_CONTEXT, query cut off", true, nbd.OptSetMetaContext, nbd.AppendMetaContextRequest(nil, "", "base:allocation")[:20], nbd.RepErrInvalid},
-		{"SET_META_CONTEXT without data", true, nbd.OptSetMetaContext, nil, nbd.RepErrInvalid},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			c := haggle(t)
-			if test.structured {
-				c.ask(nbd.OptStructuredReply, nil, nbd.RepAck)
-			}
-			c.ask(test.opt, test.data, test.want)
-			c.enter()
-			c.alive()
-			c.leave()
-		})
-	}
+// refusedOption is something that an option is refused for.
+type refusedOption struct {
+	name string
+	opt  nbd.Option
+	data []byte
+	want nbd.Reply
 }
 
-// TestEndsOfTheHandshake goes through what a session ends for at once.
-func TestEndsOfTheHandshake(t *testing.T) {
-	const fixed, plain = "\x00\x00\x00\x03", "\x00\x00\x00\x00"
-	option := func(opt nbd.Option, data string) string { return string(nbd.AppendOption(nil, opt, []byte(data))) }
-	for name, said := range map[string]string{
-		"unknown client flag":            "\x00\x00\x00\x07",
-		"high client flag":               "\x80\x00\x00\x01",
-		"wrong option magic":             fixed + "IHAVEOPX\x00\x00\x00\x07\x00\x00\x00\x00",
-		"GO, not fixed":                  plain + option(nbd.OptGo, "\x00\x00\x00\x00\x00\x00"),
-		"LIST, not fixed":                plain + option(nbd.OptList, ""),
-		"ABORT, not fixed":               plain + option(nbd.OptAbort, ""),
-		"long option, not fixed":         plain + option(nbd.OptGo, strings.Repeat("x", nbd.MaxOptionLength+1)),
-		"EXPORT_NAME of another export":  fixed + option(nbd.OptExportName, "other"),
-		"EXPORT_NAME, name too long":     fixed + option(nbd.OptExportName, strings.Repeat("x", nbd.MaxString+1)),
-		"EXPORT_NAME, far too long":      fixed + option(nbd.OptExportName, strings.Repeat("x", nbd.MaxOptionLength+1)),
-		"EXPORT_NAME with a NUL":         fixed + option(nbd.OptExportName, "\x00"),
-		"EXPORT_NAME of another, at old": plain + option(nbd.OptExportName, "other"),
-	} {
+// refused sends each option, before and after asking for structured replies. The
+// session has to live on, in step.
+func refused(t *testing.T, tests ...refusedOption) {
+	t.Helper()
+	both(t, func(t *testing.T, structured bool) {
+		for _, test := range tests {
+			t.Run(test.name, func(t *testing.T) {
+				c := haggle(t)
+				if structured {
+					c.ask(nbd.OptStructuredReply, nil, nbd.RepAck)
+				}
+				c.ask(test.opt, test.data, test.want)
+				c.enter()
+				c.alive()
+				c.leave()
+			})
+		}
+	})
+}
+
+// longest is the longest string that the protocol allows.
+var longest = strings.Repeat("x", nbd.MaxString)
+
+func TestChecklist03UnknownOptions(t *testing.T) {
+	refused(t,
+		refusedOption{"without data", 0x12345678, nil, nbd.RepErrUnsup},
+		refusedOption{"with data", 0x12345678, make([]byte, 1000), nbd.RepErrUnsup},
+		refusedOption{"with data like an option", 0, []byte("IHAVEOPT"), nbd.RepErrUnsup},
+		refusedOption{"with much data", 0xffffffff, make([]byte, 3*nbd.MaxOptionLength), nbd.RepErrUnsup},
+		refusedOption{"PEEK_EXPORT", nbd.OptPeekExport, nil, nbd.RepErrUnsup},
+		refusedOption{"STARTTLS", nbd.OptStartTLS, nil, nbd.RepErrUnsup},
+		refusedOption{"EXTENDED_HEADERS", nbd.OptExtendedHeaders, nil, nbd.RepErrUnsup},
+	)
+}
+
+func TestChecklist03LengthIsCapped(t *testing.T) {
+	refused(t,
+		refusedOption{"GO", nbd.OptGo, make([]byte, nbd.MaxOptionLength+1), nbd.RepErrTooBig},
+		refusedOption{"INFO", nbd.OptInfo, make([]byte, 3*nbd.MaxOptionLength), nbd.RepErrTooBig},
+		refusedOption{"SET_META_CONTEXT", nbd.OptSetMetaContext, make([]byte, nbd.MaxOptionLength+1), nbd.RepErrTooBig},
+	)
+}
+
+func TestChecklist07OptionsThatTakeNoData(t *testing.T) {
+	var tests []refusedOption
+	for _, opt := range []nbd.Option{nbd.OptList, nbd.OptStructuredReply, nbd.OptExtendedHeaders, nbd.OptStartTLS} {
+		tests = append(tests,
+			refusedOption{opt.String(), opt, []byte("x"), nbd.RepErrInvalid},
+			refusedOption{opt.String() + " with much data", opt, make([]byte, nbd.MaxOptionLength+1), nbd.RepErrInvalid})
+	}
+	refused(t, tests...)
+}
+
+// TestChecklist07AndNothingMore checks that such an option is not carried out.
+func TestChecklist07AndNothingMore(t *testing.T) {
+	c := haggle(t)
+	c.ask(nbd.OptStructuredReply, []byte("x"), nbd.RepErrInvalid)
+	if flags := c.enter().Flags; flags.Has(nbd.FlagSendDF) {
+		t.Errorf("structured replies are agreed on: %v", flags)
+	}
+	c.must(nbd.CmdRead, 0, 0, 512)
+	c.leave()
+}
+
+func TestChecklist08BrokenInfoAndGo(t *testing.T) {
+	var tests []refusedOption
+	for _, opt := range []nbd.Option{nbd.OptGo, nbd.OptInfo} {
+		for name, test := range map[string]struct {
+			data string
+			want nbd.Reply
+		}{
+			"without data":                {"", nbd.RepErrInvalid},
+			"name longer than the data":   {"\x00\x00\x00\x01\x00\x00", nbd.RepErrInvalid},
+			"name over the requests":      {"\x00\x00\x00\x02\x00\x01\x00\x03", nbd.RepErrInvalid},
+			"length of name overflows":    {"\xff\xff\xff\xff\x00\x00", nbd.RepErrInvalid},
+			"requests missing":            {"\x00\x00\x00\x00\x00\x01", nbd.RepErrInvalid},
+			"more than was announced":     {"\x00\x00\x00\x00\x00\x00!", nbd.RepErrInvalid},
+			"another export":              {"\x00\x00\x00\x05other\x00\x00", nbd.RepErrUnknown},
+			"another export, and unknown": {"\x00\x00\x00\x05other\x00\x01\xff\xff", nbd.RepErrUnknown},
+		} {
+			tests = append(tests, refusedOption{opt.String() + ", " + name, opt, []byte(test.data), test.want})
+		}
+	}
+	refused(t, tests...)
+}
+
+func TestChecklist09Strings(t *testing.T) {
+	refused(t,
+		refusedOption{"longest name", nbd.OptGo, nbd.AppendInfoRequest(nil, longest), nbd.RepErrUnknown},
+		refusedOption{"name too long", nbd.OptGo, nbd.AppendInfoRequest(nil, longest+"x"), nbd.RepErrInvalid},
+		refusedOption{"NUL in a name", nbd.OptInfo, nbd.AppendInfoRequest(nil, "a\x00b"), nbd.RepErrInvalid},
+		refusedOption{"not UTF-8", nbd.OptInfo, nbd.AppendInfoRequest(nil, "a\xff"), nbd.RepErrInvalid},
+	)
+	c := haggle(t)
+	c.ask(nbd.OptStructuredReply, nil, nbd.RepAck)
+	for _, opt := range []nbd.Option{nbd.OptListMetaContext, nbd.OptSetMetaContext} {
+		c.ask(opt, nbd.AppendMetaContextRequest(nil, longest+"x"), nbd.RepErrInvalid)
+		c.ask(opt, nbd.AppendMetaContextRequest(nil, "", longest+"x"), nbd.RepErrInvalid)
+		c.ask(opt, nbd.AppendMetaContextRequest(nil, "", "base:\x00"), nbd.RepErrInvalid)
+		c.ask(opt, nbd.AppendMetaContextRequest(nil, "", longest), nbd.RepAck)
+	}
+	c.enter()
+}
+
+func TestChecklist11MetaContextsNeedStructuredReplies(t *testing.T) {
+	c := haggle(t)
+	c.ask(nbd.OptListMetaContext, nbd.AppendMetaContextRequest(nil, ""), nbd.RepErrInvalid)
+	c.ask(nbd.OptSetMetaContext, nbd.AppendMetaContextRequest(nil, "", "base:allocation"), nbd.RepErrInvalid)
+	c.enter()
+	c.wantBlockStatus(false)
+	c.leave()
+}
+
+func TestChecklist11BrokenMetaContexts(t *testing.T) {
+	c := haggle(t)
+	c.ask(nbd.OptStructuredReply, nil, nbd.RepAck)
+	c.ask(nbd.OptListMetaContext, nbd.AppendMetaContextRequest(nil, "other"), nbd.RepErrUnknown)
+	c.ask(nbd.OptSetMetaContext, nbd.AppendMetaContextRequest(nil, "", "base:allocation")[:20], nbd.RepErrInvalid)
+	c.ask(nbd.OptSetMetaContext, nil, nbd.RepErrInvalid)
+	c.enter()
+	c.alive()
+	c.leave()
+}
+
+// endsFor checks that a session ends at once for what its client says.
+func endsFor(t *testing.T, said map[string]string) {
+	t.Helper()
+	for name, said := range said {
 		t.Run(name, func(t *testing.T) {
 			c := connect(t, Config{Export: open(t, newDisk(testSize))})
 			c.take(nbd.GreetingSize)
@@ -223,7 +293,59 @@ func TestEndsOfTheHandshake(t *testing.T) {
 	}
 }
 
-func TestTooManyOptions(t *testing.T) {
+const (
+	fixedFlags = "\x00\x00\x00\x03"
+	plainFlags = "\x00\x00\x00\x00"
+)
+
+func optionOf(opt nbd.Option, data string) string {
+	return string(nbd.AppendOption(nil, opt, []byte(data)))
+}
+
+func TestChecklist02UnknownClientFlags(t *testing.T) {
+	endsFor(t, map[string]string{
+		"unknown": "\x00\x00\x00\x07",
+		"high":    "\x80\x00\x00\x01",
+		"alone":   "\x00\x00\x00\x04",
+	})
+	for flags := range nbd.ClientFlags(4) { // those that were offered
+		c := connect(t, Config{Export: open(t, newDisk(testSize))})
+		c.greet(flags)
+		c.option(nbd.OptExportName, nil)
+		c.take(nbd.ExportNameReplySize)
+		if flags&nbd.FlagClientNoZeroes == 0 {
+			c.take(nbd.ExportNamePadding)
+		}
+		c.alive()
+		c.leave()
+	}
+}
+
+func TestChecklist04NotFixedMeansExportNameOnly(t *testing.T) {
+	endsFor(t, map[string]string{
+		"GO":            plainFlags + optionOf(nbd.OptGo, "\x00\x00\x00\x00\x00\x00"),
+		"LIST":          plainFlags + optionOf(nbd.OptList, ""),
+		"ABORT":         plainFlags + optionOf(nbd.OptAbort, ""),
+		"unknown":       plainFlags + optionOf(99, ""),
+		"a long option": plainFlags + optionOf(nbd.OptGo, strings.Repeat("x", nbd.MaxOptionLength+1)),
+	})
+}
+
+func TestChecklist05ExportNameThatFailsCloses(t *testing.T) {
+	endsFor(t, map[string]string{
+		"another export":            fixedFlags + optionOf(nbd.OptExportName, "other"),
+		"another export, not fixed": plainFlags + optionOf(nbd.OptExportName, "other"),
+		"name too long":             fixedFlags + optionOf(nbd.OptExportName, longest+"x"),
+		"far too long":              fixedFlags + optionOf(nbd.OptExportName, strings.Repeat("x", nbd.MaxOptionLength+1)),
+		"a NUL":                     fixedFlags + optionOf(nbd.OptExportName, "\x00"),
+	})
+}
+
+func TestWrongOptionMagicEndsTheSession(t *testing.T) {
+	endsFor(t, map[string]string{"wrong magic": fixedFlags + "IHAVEOPX\x00\x00\x00\x07\x00\x00\x00\x00"})
+}
+
+func TestChecklist03TooManyOptions(t *testing.T) {
 	c := haggle(t)
 	for range nbd.MaxOptions - 1 {
 		c.ask(99, nil, nbd.RepErrUnsup)
@@ -239,7 +361,7 @@ func TestTooManyOptions(t *testing.T) {
 	c.wantResult(false)
 }
 
-func TestMetaContexts(t *testing.T) {
+func TestChecklist11MetaContexts(t *testing.T) {
 	list, set := nbd.OptListMetaContext, nbd.OptSetMetaContext
 	for _, test := range []struct {
 		name    string
@@ -287,9 +409,9 @@ func (c *client) wantBlockStatus(available bool) {
 	}
 }
 
-// TestSetMetaContextReplaces checks that what was selected is gone, whatever
+// TestChecklist11SetMetaContextReplaces checks that what was selected is gone, whatever
 // comes of the next selection.
-func TestSetMetaContextReplaces(t *testing.T) {
+func TestChecklist11SetMetaContextReplaces(t *testing.T) {
 	for name, test := range map[string]struct {
 		data []byte
 		want nbd.Reply
@@ -318,7 +440,7 @@ func TestSetMetaContextReplaces(t *testing.T) {
 	})
 }
 
-func TestOptionsWhileStopping(t *testing.T) {
+func TestChecklist23OptionsWhileStopping(t *testing.T) {
 	stopping := make(chan struct{})
 	c := connect(t, Config{Export: open(t, newDisk(testSize)), Stopping: stopping})
 	c.greet(fixedNoZeroes)
@@ -339,7 +461,7 @@ func TestOptionsWhileStopping(t *testing.T) {
 	c.wantResult(true)
 }
 
-func TestExportNameWhileStopping(t *testing.T) {
+func TestChecklist23ExportNameWhileStopping(t *testing.T) {
 	stopping := make(chan struct{})
 	close(stopping)
 	c := connect(t, Config{Export: open(t, newDisk(testSize)), Stopping: stopping})
@@ -351,6 +473,7 @@ func TestExportNameWhileStopping(t *testing.T) {
 
 // timed plays a client on a clock of its own and returns when the session ended.
 func timed(t *testing.T, config Config, play func(net.Conn)) (took time.Duration, err error) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		config.Export = open(t, newDisk(testSize))
 		near, far := net.Pipe()
@@ -367,7 +490,7 @@ func timed(t *testing.T, config Config, play func(net.Conn)) (took time.Duration
 	return took, err
 }
 
-func TestSilentHandshakeIsCut(t *testing.T) {
+func TestChecklist03SilentHandshakeIsCut(t *testing.T) {
 	for _, limit := range []time.Duration{0, 3 * time.Second} {
 		want := limit
 		if limit == 0 {
@@ -380,7 +503,7 @@ func TestSilentHandshakeIsCut(t *testing.T) {
 	}
 }
 
-func TestTricklingHandshakeIsCut(t *testing.T) {
+func TestChecklist03TricklingHandshakeIsCut(t *testing.T) {
 	said := append(nbd.AppendClientFlags(nil, fixedNoZeroes), nbd.AppendOption(nil, nbd.OptGo, make([]byte, 1000))...)
 	took, err := timed(t, Config{}, func(c net.Conn) {
 		_, _ = io.ReadFull(c, make([]byte, nbd.GreetingSize))
@@ -396,8 +519,8 @@ func TestTricklingHandshakeIsCut(t *testing.T) {
 	}
 }
 
-// TestDeafHandshakeIsCut has a client that does not even take the greeting.
-func TestDeafHandshakeIsCut(t *testing.T) {
+// TestChecklist03DeafHandshakeIsCut has a client that does not even take the greeting.
+func TestChecklist03DeafHandshakeIsCut(t *testing.T) {
 	took, err := timed(t, Config{}, func(net.Conn) {})
 	if took != DefaultHandshakeTimeout || err == nil {
 		t.Errorf("cut after %v with %v", took, err)

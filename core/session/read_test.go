@@ -124,9 +124,9 @@ func TestKnownZeroes(t *testing.T) {
 	})
 }
 
-// TestFailureBeforeTheFirstByte has the first piece fail: nothing was said yet,
+// TestChecklist17FailureBeforeTheFirstByte has the first piece fail: nothing was said yet,
 // so the client gets a plain error and the connection lives.
-func TestFailureBeforeTheFirstByte(t *testing.T) {
+func TestChecklist17FailureBeforeTheFirstByte(t *testing.T) {
 	for _, length := range []uint32{4096, mib, 8 * mib} {
 		for _, flags := range []nbd.CommandFlags{0, nbd.CmdFlagDF} {
 			both(t, func(t *testing.T, structured bool) {
@@ -153,8 +153,8 @@ func TestFailureBeforeTheFirstByte(t *testing.T) {
 	}
 }
 
-// TestFailureBehindChunks has a later piece of a structured read fail.
-func TestFailureBehindChunks(t *testing.T) {
+// TestChecklist17FailureBehindChunks has a later piece of a structured read fail.
+func TestChecklist17FailureBehindChunks(t *testing.T) {
 	d := newDisk(8 * mib)
 	d.failAt("read", 5*mib, syscall.EIO)
 	c, _ := transmit(t, open(t, d), true)
@@ -167,9 +167,9 @@ func TestFailureBehindChunks(t *testing.T) {
 	c.leave()
 }
 
-// TestFailureInsideAChunk has a later piece of a read fail that may not be
+// TestChecklist17FailureInsideAChunk has a later piece of a read fail that may not be
 // fragmented: the chunk is padded with zeroes, then the error follows.
-func TestFailureInsideAChunk(t *testing.T) {
+func TestChecklist17FailureInsideAChunk(t *testing.T) {
 	content := numbered(8 * mib)
 	d := newDisk(8 * mib)
 	d.fill(t, content)
@@ -190,9 +190,9 @@ func TestFailureInsideAChunk(t *testing.T) {
 	c.leave()
 }
 
-// TestFailureInsideASimpleReply checks that nothing at all follows the data that
+// TestChecklist17FailureInsideASimpleReply checks that nothing at all follows the data that
 // is there: whatever came, the client would take for the rest of its data.
-func TestFailureInsideASimpleReply(t *testing.T) {
+func TestChecklist17FailureInsideASimpleReply(t *testing.T) {
 	content := numbered(8 * mib)
 	d := newDisk(8 * mib)
 	d.fill(t, content)
@@ -233,9 +233,9 @@ func TestFailureInsideASimpleReply(t *testing.T) {
 	c.wantResult(false)
 }
 
-// TestReadOfAGiB reads what the manual's read command may ask for, through
+// TestChecklist24ReadOfAGiB reads what the manual's read command may ask for, through
 // bounded memory.
-func TestReadOfAGiB(t *testing.T) {
+func TestChecklist24ReadOfAGiB(t *testing.T) {
 	const off = 100
 	c, q := transmitBulk(t, open(t, newVast(4<<30)), false)
 	cookie := c.send(nbd.CmdRead, 0, off*mib, MaxRequest)
@@ -302,7 +302,7 @@ func (c *client) wantMiB(number uint64) {
 	}
 }
 
-func TestRequestsOverTheMaximum(t *testing.T) {
+func TestChecklist13RequestsOverTheMaximum(t *testing.T) {
 	v := newVast(8 << 30)
 	both(t, func(t *testing.T, structured bool) {
 		c := enter(t, Config{Export: open(t, v)}, structured)

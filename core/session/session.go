@@ -28,9 +28,15 @@ type Config struct {
 	// are refused with ESHUTDOWN, and once those before have been answered the
 	// connection is closed. A handshake is refused, and soon cut.
 	Stopping <-chan struct{}
+	// Handshake is the kind that the client has to speak.
+	Handshake Handshake
 	// HandshakeTimeout cuts a handshake that takes longer. 0 means
 	// [DefaultHandshakeTimeout].
 	HandshakeTimeout time.Duration
+	// RequestTimeout disconnects a client one of whose requests takes longer,
+	// from its header's arrival until the last byte of its reply is on its
+	// way. 0 means that a request may take for ever.
+	RequestTimeout time.Duration
 }
 
 // Times.

@@ -26,9 +26,9 @@ func TestStopClosesAnIdleConnection(t *testing.T) {
 	})
 }
 
-// TestStopFinishesWhatIsInFlight checks that it does, and that what comes
+// TestChecklist23StopFinishesWhatIsInFlight checks that it does, and that what comes
 // meanwhile is refused, in step.
-func TestStopFinishesWhatIsInFlight(t *testing.T) {
+func TestChecklist23StopFinishesWhatIsInFlight(t *testing.T) {
 	both(t, func(t *testing.T, structured bool) {
 		content := numbered(testSize)
 		d := newDisk(testSize)

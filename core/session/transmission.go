@@ -27,7 +27,8 @@ const maxRequests = 256
 
 // transmission is the transmission phase of one connection.
 type transmission struct {
-	ctx    context.Context // ends when the server cuts the connection
+	ctx    context.Context // ends when the connection is cut
+	cut    context.CancelFunc
 	conn   net.Conn
 	in     *bufio.Reader
 	export *export.Export
@@ -39,11 +40,14 @@ type transmission struct {
 	inFlight sync.WaitGroup  // requests submitted whose sink has not returned
 	outbox   *outbox
 
-	slots    chan struct{}  // one token for each request that is not answered
+	underway underway       // the requests that are not answered
+	slots    chan struct{}  // one token for each of them
 	tasks    sync.WaitGroup // goroutines that work on one request each
 	streams  chan struct{}  // holds the token of the one streamed read
 	statuses chan struct{}  // holds a token for each BLOCK_STATUS that is looked up
+	caches   chan struct{}  // holds the token of the one CACHE
 
+	received atomic.Bool  // no further request is read
 	stopping atomic.Bool  // the server shuts down
 	active   atomic.Int64 // requests that the end of a stopping server waits for
 	stop     <-chan struct{}
@@ -52,19 +56,21 @@ type transmission struct {
 
 func newTransmission(ctx context.Context, conn net.Conn, in *bufio.Reader, config Config, agreed *agreement) *transmission {
 	t := &transmission{
-		ctx:      ctx,
 		conn:     conn,
 		in:       in,
 		export:   config.Export,
 		agreed:   agreed,
 		log:      config.Log,
 		outbox:   newOutbox(),
+		underway: underway{limit: config.RequestTimeout},
 		slots:    make(chan struct{}, maxRequests),
 		streams:  make(chan struct{}, 1),
 		statuses: make(chan struct{}, maxStatuses),
+		caches:   make(chan struct{}, 1),
 		stop:     config.Stopping,
 	}
-	t.queue = t.export.NewQueue(ctx, t.sink)
+	t.ctx, t.cut = context.WithCancel(ctx)
+	t.queue = t.export.NewQueue(t.ctx, t.sink)
 	return t
 }
 
@@ -72,15 +78,20 @@ func newTransmission(ctx context.Context, conn net.Conn, in *bufio.Reader, confi
 // every reply that the client would take has been sent, and nothing runs any
 // more. The queue outlives the last reply, which may be sent out of its memory.
 func (t *transmission) run() error {
+	defer t.cut()
 	var writers sync.WaitGroup
 	w := &writer{conn: t.conn, outbox: t.outbox, sent: t.sent, broken: t.fail}
 	writers.Go(w.run)
 	done := make(chan struct{})
 	var watchers sync.WaitGroup
 	watchers.Go(func() { t.watchStop(done) })
+	if t.underway.limit > 0 {
+		watchers.Go(func() { t.watchOverdue(done) })
+	}
 
 	err := t.receive()
 
+	t.received.Store(true)
 	w.limit()
 	t.submit()
 	t.tasks.Wait()
@@ -148,10 +159,11 @@ func (t *transmission) receive() error {
 		case r.Command == nbd.CmdDisc:
 			return nil
 		}
+		c := newCall(t, r)
 		if err := t.takeSlot(); err != nil {
 			return err
 		}
-		if err := t.handle(newCall(t, r)); err != nil {
+		if err := t.handle(c); err != nil {
 			return err
 		}
 	}
@@ -224,6 +236,8 @@ func (t *transmission) handle(c *call) error {
 		c.finish()
 	case nbd.CmdTrim, nbd.CmdWriteZeroes:
 		t.zero(c)
+	case nbd.CmdCache:
+		t.tasks.Go(func() { t.cache(c) })
 	case nbd.CmdBlockStatus:
 		t.tasks.Go(func() { t.blockStatus(c) })
 	default:
@@ -293,6 +307,7 @@ func (t *transmission) sent(r *reply) {
 	if r.call == nil {
 		return
 	}
+	t.underway.remove(r.call)
 	if r.call.accepted {
 		t.settled()
 	}

@@ -54,21 +54,25 @@ func TestFlagsReachTheStore(t *testing.T) {
 		{nbd.CmdWriteZeroes, 0, "punch", 0},
 		{nbd.CmdWriteZeroes, nbd.CmdFlagNoHole, "punch", store.KeepAllocated},
 		{nbd.CmdWriteZeroes, nbd.CmdFlagNoHole | nbd.CmdFlagFUA, "punch", store.KeepAllocated | store.FUA},
+		{nbd.CmdWriteZeroes, nbd.CmdFlagFastZero, "punch", store.Fast},
+		{nbd.CmdWriteZeroes, nbd.CmdFlagFastZero | nbd.CmdFlagFUA, "punch", store.Fast | store.FUA},
+		{nbd.CmdCache, nbd.CmdFlagFUA, "read", 0},
 	} {
 		d := newDisk(testSize)
+		d.info.CanDiscard = true
 		c := simple(t, open(t, d))
 		var payload []byte
 		if test.cmd == nbd.CmdWrite {
 			payload = numbered(4096)
 		}
 		c.must(test.cmd, test.flags, 4096, 4096, payload)
-		if got := d.took(test.op); len(got) != 1 || got[0].flags&^store.Discard != test.want&^store.Discard {
+		if got := d.took(test.op); len(got) != 1 || got[0].flags != test.want {
 			t.Errorf("%v with %v: the store got %+v", test.cmd, test.flags, got)
 		}
 	}
 }
 
-func TestFUAIsAcceptedEverywhere(t *testing.T) {
+func TestChecklist14FUAIsAcceptedEverywhere(t *testing.T) {
 	c := structured(t, open(t, newDisk(testSize)))
 	c.must(nbd.CmdRead, nbd.CmdFlagFUA, 0, 512)
 	c.must(nbd.CmdRead, nbd.CmdFlagFUA|nbd.CmdFlagDF, 0, 512)
@@ -77,15 +81,16 @@ func TestFUAIsAcceptedEverywhere(t *testing.T) {
 	c.must(nbd.CmdTrim, nbd.CmdFlagFUA, 0, 512)
 	c.must(nbd.CmdWriteZeroes, nbd.CmdFlagFUA, 0, 512)
 	c.must(nbd.CmdBlockStatus, nbd.CmdFlagFUA|nbd.CmdFlagReqOne, 0, 512)
-	if got := c.do(nbd.CmdCache, nbd.CmdFlagFUA, 0, 512); got.errno != nbd.EINVAL {
+	c.must(nbd.CmdCache, nbd.CmdFlagFUA, 0, 512)
+	if got := c.do(9, nbd.CmdFlagFUA, 0, 512); got.errno != nbd.EINVAL {
 		t.Errorf("an unknown command with FUA: %v", got.errno)
 	}
 	c.leave()
 }
 
-// TestRefusedRequests goes through what is refused, each with the error that the
+// TestChecklist13RefusedRequests goes through what is refused, each with the error that the
 // order of checks gives it. The connection lives on, in step.
-func TestRefusedRequests(t *testing.T) {
+func TestChecklist13RefusedRequests(t *testing.T) {
 	const size = testSize + 1
 	type test struct {
 		cmd    nbd.Command
@@ -121,9 +126,13 @@ func TestRefusedRequests(t *testing.T) {
 		{nbd.CmdWrite, nbd.CmdFlagPayloadLen, 0, 5, nbd.EINVAL},
 		{nbd.CmdFlush, nbd.CmdFlagNoHole, 0, 0, nbd.EINVAL},
 		{nbd.CmdTrim, nbd.CmdFlagNoHole, 0, 1, nbd.EINVAL},
-		{nbd.CmdWriteZeroes, nbd.CmdFlagFastZero, 0, 1, nbd.EINVAL},
+		{nbd.CmdWrite, nbd.CmdFlagFastZero, 0, 1, nbd.EINVAL},
+		{nbd.CmdTrim, nbd.CmdFlagFastZero, 0, 1, nbd.EINVAL},
 		{nbd.CmdWriteZeroes, nbd.CmdFlagDF, 0, 1, nbd.EINVAL},
-		{nbd.CmdCache, 0, 0, 4096, nbd.EINVAL},
+		{nbd.CmdCache, 0, size, 1, nbd.EINVAL},
+		{nbd.CmdCache, 0, math.MaxUint64, 2, nbd.EINVAL},
+		{nbd.CmdCache, nbd.CmdFlagDF, 0, 4096, nbd.EINVAL},
+		{nbd.CmdCache, bad, 0, 4096, nbd.EINVAL},
 		{nbd.CmdResize, 0, 4096, 0, nbd.EINVAL},
 		{9, 0, 0, 4096, nbd.EINVAL},
 		{math.MaxUint16, math.MaxUint16, math.MaxUint64, math.MaxUint32, nbd.EINVAL},
@@ -135,7 +144,7 @@ func TestRefusedRequests(t *testing.T) {
 		{nbd.CmdTrim, 0, 0, 10, nbd.EPERM},
 		{nbd.CmdWriteZeroes, 0, math.MaxUint64, 10, nbd.EPERM},
 		{nbd.CmdRead, 0, size, 1, nbd.EINVAL},
-		{nbd.CmdCache, 0, 0, 10, nbd.EINVAL},
+		{nbd.CmdResize, 0, 4096, 0, nbd.EINVAL},
 	}
 	both(t, func(t *testing.T, structured bool) {
 		for _, tests := range []struct {
@@ -164,18 +173,18 @@ func TestRefusedRequests(t *testing.T) {
 	})
 }
 
-func TestDFNeedsStructuredReplies(t *testing.T) {
+func TestChecklist15DFNeedsStructuredReplies(t *testing.T) {
 	if got := simple(t, open(t, newDisk(testSize))).do(nbd.CmdRead, nbd.CmdFlagDF, 0, 512); got.errno != nbd.EINVAL {
 		t.Errorf("DF with simple replies: %v", got.errno)
 	}
 	structured(t, open(t, newDisk(testSize))).must(nbd.CmdRead, nbd.CmdFlagDF, 0, 512)
 }
 
-func TestZeroLengthRequests(t *testing.T) {
+func TestChecklist18ZeroLengthRequests(t *testing.T) {
 	both(t, func(t *testing.T, structured bool) {
 		d := newDisk(testSize)
 		c := enter(t, Config{Export: open(t, d)}, structured)
-		for _, cmd := range []nbd.Command{nbd.CmdRead, nbd.CmdWrite, nbd.CmdTrim, nbd.CmdWriteZeroes} {
+		for _, cmd := range []nbd.Command{nbd.CmdRead, nbd.CmdWrite, nbd.CmdTrim, nbd.CmdWriteZeroes, nbd.CmdCache} {
 			for _, off := range []uint64{0, testSize} {
 				if got := c.must(cmd, nbd.CmdFlagFUA, off, 0); len(got.data) != 0 {
 					t.Errorf("%v of no bytes was answered with %d", cmd, len(got.data))
@@ -199,8 +208,8 @@ func TestDiskWithoutBytes(t *testing.T) {
 	c.leave()
 }
 
-// TestErrnoOfTheStore checks what a client is told about a store's error.
-func TestErrnoOfTheStore(t *testing.T) {
+// TestChecklist13ErrnoOfTheStore checks what a client is told about a store's error.
+func TestChecklist13ErrnoOfTheStore(t *testing.T) {
 	for _, test := range []struct {
 		err  error
 		want nbd.Errno
@@ -243,7 +252,7 @@ func TestErrnoOfTheStore(t *testing.T) {
 	}
 }
 
-func TestWrongMagicIsAnsweredThenTheEnd(t *testing.T) {
+func TestChecklist12WrongMagicIsAnsweredThenTheEnd(t *testing.T) {
 	both(t, func(t *testing.T, structured bool) {
 		c := enter(t, Config{Export: open(t, newDisk(testSize))}, structured)
 		good, _ := c.request(nbd.CmdRead, 0, 0, 4096)

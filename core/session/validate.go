@@ -35,25 +35,35 @@ func (t *transmission) validate(r nbd.Request) *refusal {
 	return nil
 }
 
-// allowedFlags returns the flags that a command takes. FUA is accepted on every
-// command ("Command flags"), whether it means something there or not.
+// allowedFlags returns the flags that a command takes, and whether it is there at
+// all. A command or flag that was not advertised is not: the oldstyle handshake
+// knows of few. FUA is accepted on every command ("Command flags"), whether it
+// means something there or not.
 func (t *transmission) allowedFlags(c nbd.Command) (allowed nbd.CommandFlags, known bool) {
 	allowed = nbd.CmdFlagFUA
+	advertised := t.agreed.flags.Has
 	switch c {
 	case nbd.CmdRead:
-		if t.agreed.flags.Has(nbd.FlagSendDF) {
+		if advertised(nbd.FlagSendDF) {
 			allowed |= nbd.CmdFlagDF
 		}
-	case nbd.CmdWrite, nbd.CmdFlush, nbd.CmdTrim:
+		return allowed, true
+	case nbd.CmdWrite, nbd.CmdFlush:
+		return allowed, true
+	case nbd.CmdTrim:
+		return allowed, advertised(nbd.FlagSendTrim)
+	case nbd.CmdCache:
+		return allowed, advertised(nbd.FlagSendCache)
 	case nbd.CmdWriteZeroes:
 		allowed |= nbd.CmdFlagNoHole
+		if advertised(nbd.FlagSendFastZero) {
+			allowed |= nbd.CmdFlagFastZero
+		}
+		return allowed, advertised(nbd.FlagSendWriteZeroes)
 	case nbd.CmdBlockStatus:
-		allowed |= nbd.CmdFlagReqOne
-		return allowed, t.agreed.allocation
-	default:
-		return 0, false
+		return allowed | nbd.CmdFlagReqOne, t.agreed.allocation
 	}
-	return allowed, true
+	return 0, false
 }
 
 // checkRange keeps a request inside the export, without overflow. A flush has no

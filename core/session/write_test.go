@@ -57,9 +57,9 @@ func TestWriteWithAFailingPiece(t *testing.T) {
 	}
 }
 
-// TestEndInTheMiddleOfAPayload checks that what came in whole pieces is written,
+// TestChecklist25EndInTheMiddleOfAPayload checks that what came in whole pieces is written,
 // that the write is not answered, and that what was asked before is.
-func TestEndInTheMiddleOfAPayload(t *testing.T) {
+func TestChecklist25EndInTheMiddleOfAPayload(t *testing.T) {
 	content := numbered(3 * mib)
 	d := newDisk(8 * mib)
 	c, _ := transmit(t, open(t, d), false)
@@ -88,7 +88,7 @@ func TestEndInTheMiddleOfARefusedPayload(t *testing.T) {
 	c.wantResult(false)
 }
 
-func TestWriteOfAGiB(t *testing.T) {
+func TestChecklist24WriteOfAGiB(t *testing.T) {
 	v := newVast(4 << 30)
 	c, q := transmitBulk(t, open(t, v), false)
 	cookie := c.send(nbd.CmdWrite, 0, 100*mib, MaxRequest)
@@ -137,8 +137,8 @@ func TestWriteOverTheMaximum(t *testing.T) {
 	}
 }
 
-// TestLongZeroings go piece by piece, since they are not bounded by a payload.
-func TestLongZeroings(t *testing.T) {
+// TestChecklist21LongZeroings go piece by piece, since they are not bounded by a payload.
+func TestChecklist21LongZeroings(t *testing.T) {
 	for _, cmd := range []nbd.Command{nbd.CmdTrim, nbd.CmdWriteZeroes} {
 		d := newDisk(8 << 30)
 		c := simple(t, open(t, d))

@@ -9,6 +9,10 @@ import (
 
 // zero starts a TRIM or a WRITE_ZEROES, which may be up to 4 GiB long. A long one
 // passes the gate piece by piece, one after the other, on a goroutine of its own.
+//
+// With FAST_ZERO each piece has to be fast, or all of it fails with ENOTSUP, even
+// if pieces in front are zero by then: to fail quickly is a MUST, to leave the
+// range alone a SHOULD.
 func (t *transmission) zero(c *call) {
 	if c.request.Length <= export.MaxZeroPiece {
 		t.batch = append(t.batch, &c.add(wire.OpZero, int64(c.request.Offset), int64(c.request.Length), nil).request)

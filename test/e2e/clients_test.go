@@ -14,7 +14,7 @@ import (
 // silent is a connection on which nobody speaks.
 func (s *server) silent() net.Conn {
 	s.t.Helper()
-	conn, err := net.Dial("tcp", s.addr)
+	conn, err := s.connect()
 	if err != nil {
 		s.t.Fatal(err)
 	}

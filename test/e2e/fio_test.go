@@ -4,15 +4,17 @@ package e2e
 
 import (
 	"encoding/json"
+	"os/exec"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestFioVerifiesEveryBlock(t *testing.T) {
 	needsFio(t)
-	onEachBackend(t, func(t *testing.T, b backend) {
+	onEachBackend(t, func(t *testing.T, b setting) {
 		const size = 32 << 20
-		s := serve(t, b.disk(t, size)...)
+		s := b.serve(t, size)
 		// Sizes are mixed and offsets random, so that requests in flight are
 		// neighbours, and every block is read back once all are written.
 		jobs := fio(t, s, "--rw=randwrite", "--bsrange=4k-64k", "--iodepth=32", "--size=32M", "--verify=crc32c",
@@ -27,8 +29,8 @@ func TestFioVerifiesEveryBlock(t *testing.T) {
 
 func TestFioOnSeveralConnections(t *testing.T) {
 	needsFio(t)
-	onEachBackend(t, func(t *testing.T, b backend) {
-		s := serve(t, b.disk(t, 32<<20)...)
+	onEachBackend(t, func(t *testing.T, b setting) {
+		s := b.serve(t, 32<<20)
 		jobs := fio(t, s, "--rw=randwrite", "--bs=4k", "--iodepth=32", "--size=8M", "--numjobs=4", "--offset_increment=8M",
 			"--verify=crc32c", "--do_verify=1", "--verify_fatal=1")
 		if len(jobs) != 4 {
@@ -59,10 +61,62 @@ type fioJob struct {
 	}
 }
 
+// fio runs fio on what a server serves.
 func fio(t *testing.T, s *server, options ...string) []fioJob {
 	t.Helper()
-	text := must(t, "fio", append([]string{"--name=e2e", "--ioengine=nbd", "--uri=" + s.uri(), "--output-format=json",
-		"--verify_state_save=0"}, options...)...)
+	return startFio(t, s, options...).wait()
+}
+
+// fioRun is a fio under way.
+type fioRun struct {
+	t              *testing.T
+	cmd            *exec.Cmd
+	stdout, stderr output
+	ended          chan struct{}
+}
+
+// startFio starts fio on what a server serves.
+func startFio(t *testing.T, s *server, options ...string) *fioRun {
+	t.Helper()
+	f := &fioRun{t: t, ended: make(chan struct{})}
+	f.cmd = exec.CommandContext(t.Context(), "fio", append([]string{"--name=e2e", "--ioengine=nbd", "--uri=" + s.uri(),
+		"--output-format=json", "--verify_state_save=0"}, options...)...)
+	f.cmd.Dir = t.TempDir()
+	f.cmd.Stdout, f.cmd.Stderr = &f.stdout, &f.stderr
+	f.cmd.WaitDelay = time.Second
+	if err := f.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_ = f.cmd.Wait() // ProcessState tells
+		close(f.ended)
+	}()
+	return f
+}
+
+// stillRuns fails the test if fio has ended.
+func (f *fioRun) stillRuns() {
+	f.t.Helper()
+	select {
+	case <-f.ended:
+		f.t.Fatalf("fio has ended already: %v\n%s%s", f.cmd.ProcessState, f.stdout.String(), f.stderr.String())
+	default:
+	}
+}
+
+// wait waits for fio's end, which has to be a good one, and returns its report.
+func (f *fioRun) wait() []fioJob {
+	t := f.t
+	t.Helper()
+	select {
+	case <-f.ended:
+	case <-time.After(commandTime):
+		t.Fatalf("fio does not end within %v", commandTime)
+	}
+	text := f.stdout.String()
+	if !f.cmd.ProcessState.Success() {
+		t.Fatalf("%q: %v\n%s%s", f.cmd.Args, f.cmd.ProcessState, text, f.stderr.String())
+	}
 	start := strings.Index(text, "{") // notes come first
 	if start < 0 {
 		t.Fatalf("fio said: %s", text)

@@ -16,8 +16,8 @@ var copied = checkingImage{size: 20<<20 + 777, seed: 1}
 func TestNbdcopyThereAndBack(t *testing.T) {
 	needs(t, "nbdcopy")
 	original := copied.create(t)
-	onEachBackend(t, func(t *testing.T, b backend) {
-		s := serve(t, b.disk(t, copied.size)...)
+	onEachBackend(t, func(t *testing.T, b setting) {
+		s := b.serve(t, copied.size)
 		must(t, "nbdcopy", original, s.uri())
 		back := filepath.Join(t.TempDir(), "back")
 		must(t, "nbdcopy", s.uri(), back)
@@ -38,8 +38,8 @@ func TestNbdcopyIntoAFileKeepsItSparse(t *testing.T) {
 func TestNbdcopyWithManyRequestsInOneDirection(t *testing.T) {
 	needs(t, "nbdcopy")
 	original := copied.create(t)
-	onEachBackend(t, func(t *testing.T, b backend) {
-		s := serve(t, b.disk(t, copied.size)...)
+	onEachBackend(t, func(t *testing.T, b setting) {
+		s := b.serve(t, copied.size)
 		must(t, "nbdcopy", "--requests=64", "--request-size=65536", original, s.uri())
 		must(t, "nbdcopy", "--requests=64", "--request-size=4096", "--no-extents", s.uri(), "null:")
 		copied.checkServed(t, s)

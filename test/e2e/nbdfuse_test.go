@@ -24,8 +24,8 @@ func TestFileSystemOnNbdfuse(t *testing.T) {
 			lacks(t, "this machine has no %s, without which nothing can be mounted", device)
 		}
 	}
-	onEachBackend(t, func(t *testing.T, b backend) {
-		s := serve(t, b.disk(t, 48<<20)...)
+	onEachBackend(t, func(t *testing.T, b setting) {
+		s := b.serve(t, 48<<20)
 		disk, detach := nbdfuse(t, s)
 		must(t, "mkfs.ext4", "-q", "-F", "-E", "nodiscard", disk)
 		mnt, umount := mount(t, disk)

@@ -27,8 +27,8 @@ func qemuIO(t *testing.T, s *server, commands ...string) string {
 
 func TestQemuIOPatterns(t *testing.T) {
 	needs(t, "qemu-io")
-	onEachBackend(t, func(t *testing.T, b backend) {
-		s := serve(t, b.disk(t, 16<<20)...)
+	onEverySetting(t, func(t *testing.T, b setting) {
+		s := b.serve(t, 16<<20)
 		qemuIO(t, s,
 			"write -P 0xa5 0 1M",
 			"write -f -P 0x5a 1M 64k", // FUA
@@ -48,8 +48,8 @@ func TestQemuIOPatterns(t *testing.T) {
 
 func TestMisalignedRequestsTouchNothingElse(t *testing.T) {
 	needs(t, "qemu-io")
-	onEachBackend(t, func(t *testing.T, b backend) {
-		s := serve(t, b.disk(t, 1<<20)...)
+	onEverySetting(t, func(t *testing.T, b setting) {
+		s := b.serve(t, 1<<20)
 		qemuIO(t, s,
 			"write -P 0x11 0 64k",
 			"write -P 0x22 4095 2", "write -P 0x33 8191 4098",

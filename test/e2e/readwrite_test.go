@@ -11,9 +11,12 @@ import (
 
 // command is the command line of `flexnbd read` or `write`.
 func (s *server) command(verb string, off, n int64) []string {
-	host, port, _ := net.SplitHostPort(s.addr)
-	return []string{verb, "--addr", host, "--port", port,
-		"--from", strconv.FormatInt(off, 10), "--size", strconv.FormatInt(n, 10)}
+	where := []string{"--transport", "unix", "--addr", s.addr}
+	if s.in.network != "unix" {
+		host, port, _ := net.SplitHostPort(s.addr)
+		where = []string{"--addr", host, "--port", port}
+	}
+	return append([]string{verb, "--from", strconv.FormatInt(off, 10), "--size", strconv.FormatInt(n, 10)}, where...)
 }
 
 // write writes with `flexnbd write`.

@@ -9,11 +9,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/flexnbd/flexnbd/core/control"
 )
 
 // server is a running `flexnbd serve`.
@@ -22,20 +25,21 @@ type server struct {
 	cmd    *exec.Cmd
 	sock   string
 	run    string // where it keeps the plugins' sockets
-	addr   string // host:port
+	addr   string // where it listens: host:port, or the path of a socket
+	in     surroundings
 	log    output // its standard error
 	exited chan struct{}
 
-	plugins []int // their process numbers
+	plugins []int // the process numbers of those that status has named
 }
 
 // stopTime is how long a server may take to end, its own limits and a busy machine
 // included.
 const stopTime = 40 * time.Second
 
-// serve starts a server, waits until it is ready, and at the end of the test
-// stops it and checks that it ended well, if the test has not done so. arguments
-// are those beside --addr, --port and --sock.
+// serve starts a server on 127.0.0.1, waits until it is ready, and at the end of
+// the test stops it and checks that it ended well, if the test has not done so.
+// arguments are those beside --addr, --port and --sock.
 func serve(t *testing.T, arguments ...string) *server {
 	t.Helper()
 	return serveIn(t, surroundings{}, arguments...)
@@ -45,17 +49,35 @@ func serve(t *testing.T, arguments ...string) *server {
 type surroundings struct {
 	environment []string // variables besides the test's own
 	uid         int      // the user that it runs as, when not 0
+	network     string   // tcp, which "" means too, or unix
+	addr        string   // where it listens, when not on 127.0.0.1 or at a socket in its folder
+}
+
+// where are the arguments that say where a server listens.
+func (in surroundings) where(dir string) []string {
+	addr := in.addr
+	if in.network == "unix" {
+		if addr == "" {
+			addr = filepath.Join(dir, "nbd")
+		}
+		return []string{"--transport", "unix", "--addr", addr}
+	}
+	if addr == "" {
+		addr = "127.0.0.1"
+	}
+	return []string{"--addr", addr, "--port", "0"}
 }
 
 // serveIn is serve in other surroundings.
 func serveIn(t *testing.T, in surroundings, arguments ...string) *server {
 	t.Helper()
 	dir := shortDir(t)
-	s := &server{t: t, sock: filepath.Join(dir, "sock"), run: filepath.Join(dir, "run"), exited: make(chan struct{})}
+	s := &server{t: t, in: in, sock: filepath.Join(dir, "sock"), run: filepath.Join(dir, "run"), exited: make(chan struct{})}
 	if err := os.Mkdir(s.run, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	s.cmd = exec.Command(programs.flexnbd, append([]string{"serve", "--addr", "127.0.0.1", "--port", "0", "--sock", s.sock}, arguments...)...)
+	command := append([]string{"serve", "--sock", s.sock}, in.where(dir)...)
+	s.cmd = exec.Command(programs.flexnbd, append(command, arguments...)...)
 	s.cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+s.run)
 	s.cmd.Env = append(s.cmd.Env, in.environment...)
 	if in.uid != 0 {
@@ -77,9 +99,7 @@ func serveIn(t *testing.T, in surroundings, arguments ...string) *server {
 	}()
 	t.Cleanup(s.cleanUp)
 	eventually(t, "the server is ready", s.ready)
-	status := s.status()
-	s.addr = status["address"]
-	s.plugins = []int{number(t, status["backend_pid"]), number(t, status["transport_pid"])}
+	s.addr = s.status()["address"]
 	return s
 }
 
@@ -114,7 +134,29 @@ func (s *server) ready() bool {
 // status asks for the status with the command.
 func (s *server) status() map[string]string {
 	s.t.Helper()
-	return pairs(s.t, must(s.t, programs.flexnbd, "status", "--sock", s.sock))
+	return s.noted(must(s.t, programs.flexnbd, "status", "--sock", s.sock))
+}
+
+// state is status without a process of its own, for those who ask often.
+func (s *server) state() map[string]string {
+	s.t.Helper()
+	answer, err := control.Call(s.t.Context(), s.sock, "status")
+	if err != nil || answer.Code != 0 {
+		s.t.Fatalf("status: %+v, %v\n%s", answer, err, s.log.String())
+	}
+	return s.noted(answer.Text + "\n")
+}
+
+// noted reads a status, and notes the plugins in it.
+func (s *server) noted(line string) map[string]string {
+	s.t.Helper()
+	values := pairs(s.t, line)
+	for _, key := range []string{"backend_pid", "transport_pid"} {
+		if pid := number(s.t, values[key]); !slices.Contains(s.plugins, pid) {
+			s.plugins = append(s.plugins, pid)
+		}
+	}
+	return values
 }
 
 // pairs reads what `flexnbd status` prints.
@@ -145,7 +187,21 @@ func number(t *testing.T, s string) int {
 }
 
 // uri is the server's address for NBD clients.
-func (s *server) uri() string { return "nbd://" + s.addr }
+func (s *server) uri() string {
+	if s.in.network == "unix" {
+		return "nbd+unix:///?socket=" + s.addr
+	}
+	return "nbd://" + s.addr
+}
+
+// connect makes a connection to the server.
+func (s *server) connect() (net.Conn, error) {
+	network := s.in.network
+	if network == "" {
+		network = "tcp"
+	}
+	return net.Dial(network, s.addr)
+}
 
 func (s *server) signal(sig syscall.Signal) {
 	s.t.Helper()

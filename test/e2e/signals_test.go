@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"bytes"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -81,7 +80,7 @@ func (h *heldServer) startWrite() *writer {
 func (s *server) refuses() {
 	s.t.Helper()
 	eventually(s.t, "the server accepts nobody", func() bool {
-		conn, err := net.Dial("tcp", s.addr)
+		conn, err := s.connect()
 		if err != nil {
 			return true
 		}
@@ -139,8 +138,8 @@ func TestFailedFlushAtTheEndIsReported(t *testing.T) {
 }
 
 func TestKilledServerLeavesNoPlugin(t *testing.T) {
-	onEachBackend(t, func(t *testing.T, b backend) {
-		s := serve(t, b.disk(t, 1<<20)...)
+	onEachBackend(t, func(t *testing.T, b setting) {
+		s := b.serve(t, 1<<20)
 		started := children(t, s.cmd.Process.Pid)
 		slices.Sort(started)
 		slices.Sort(s.plugins)
@@ -195,7 +194,7 @@ func TestStoppedPluginDoesNotPreventTheEnd(t *testing.T) {
 func TestSilentClientDoesNotHoldUpTheEnd(t *testing.T) {
 	s := serve(t, "--file", sparseFile(t, 1<<20))
 	for range 3 {
-		conn, err := net.Dial("tcp", s.addr)
+		conn, err := s.connect()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -54,9 +54,9 @@ func TestZeroesWrittenToAHoleAllocateNothing(t *testing.T) {
 
 // Zeroes are not left out where something else was.
 func TestZeroesWrittenOverDataAreRead(t *testing.T) {
-	onEachBackend(t, func(t *testing.T, b backend) {
+	onEachBackend(t, func(t *testing.T, b setting) {
 		const size = 1 << 20
-		s := serve(t, b.disk(t, size)...)
+		s := b.serve(t, size)
 		s.zeroMapReady()
 		s.write(t, randomBytes(1, size), 0)
 		s.write(t, make([]byte, size/2), size/4)

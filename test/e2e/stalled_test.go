@@ -18,8 +18,8 @@ import (
 func TestClientsThatDoNotReadCostBoundedMemory(t *testing.T) {
 	const clients, requests, length = 4, 16, 8 << 20 // 512 MiB of replies
 	const limit = 200 << 20
-	onEachBackend(t, func(t *testing.T, b backend) {
-		s := serve(t, b.disk(t, length)...)
+	onEachBackend(t, func(t *testing.T, b setting) {
+		s := b.serve(t, length)
 		s.write(t, randomBytes(1, 1<<20), 0)
 		var conns []net.Conn
 		for range clients {
@@ -63,6 +63,27 @@ func (s *server) transmission() net.Conn {
 		s.t.Fatal(err)
 	}
 	return conn
+}
+
+// answer reads the simple reply to a request, the only one under way.
+func answer(t *testing.T, conn net.Conn, request nbd.Request) (nbd.Errno, []byte) {
+	t.Helper()
+	header := make([]byte, nbd.SimpleReplySize)
+	if _, err := io.ReadFull(conn, header); err != nil {
+		t.Fatalf("%v: no reply: %v", request.Command, err)
+	}
+	reply, err := nbd.DecodeSimpleReply(header)
+	if err != nil || reply.Cookie != request.Cookie {
+		t.Fatalf("%v: the reply is %+v, %v", request.Command, reply, err)
+	}
+	var data []byte
+	if request.Command == nbd.CmdRead && reply.Errno == 0 {
+		data = make([]byte, request.Length)
+		if _, err := io.ReadFull(conn, data); err != nil {
+			t.Fatalf("%v: within the data: %v", request.Command, err)
+		}
+	}
+	return reply.Errno, data
 }
 
 // takeReplies reads the simple replies to n reads, which may come in any order.

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package host
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Heartbeat: a plugin is asked what it is every beat, and answers within
+// hangTimeout however busy its disk is, since the question does not touch the
+// disk. Tests shorten both.
+var (
+	beat        = 2 * time.Second
+	hangTimeout = 15 * time.Second
+)
+
+// awaitLoss returns true once the process is of no more use: it has ended, was
+// stopped by a signal, or hung, and then it has been killed. It returns false
+// when ctx ends first.
+func (p *Process) awaitLoss(ctx context.Context) bool {
+	ticker := time.NewTicker(beat)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-p.Exited():
+			return true
+		case <-p.Stalled():
+			p.log.Error("plugin was stopped by a signal and is replaced", "kind", p.program.Kind, "plugin", p.program.Name, "plugin_pid", p.PID())
+			return true
+		case <-ticker.C:
+		}
+		if p.hangs(ctx) {
+			p.log.Error("plugin does not answer and is replaced", "kind", p.program.Kind, "plugin", p.program.Name, "plugin_pid", p.PID(), "after", hangTimeout)
+			_ = p.stopNow() // whoever replaces it asks for the error again
+			return true
+		}
+	}
+}
+
+// hangs asks the process for a sign of life. A process that has ended or was
+// stopped does not count as one that hangs.
+func (p *Process) hangs(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, hangTimeout)
+	defer cancel()
+	answer := make(chan error, 1)
+	go func() {
+		_, err := p.wire.Describe(ctx)
+		answer <- err
+	}()
+	select {
+	case err := <-answer:
+		return errors.Is(err, context.DeadlineExceeded)
+	case <-p.Stalled():
+		cancel()
+		<-answer
+		return false
+	}
+}
