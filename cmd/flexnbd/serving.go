@@ -76,6 +76,7 @@ func (s *serving) open(ctx context.Context, h *host.Host) (err error) {
 		return err
 	}
 	s.store.OnRestart(s.export.Restarted)
+	s.store.OnFailure(s.export.Failed)
 	s.listener, err = h.Listen(ctx, s.transport, s.at)
 	return err
 }

@@ -111,14 +111,28 @@ func TestRestartsInARowEndWithOneBuild(t *testing.T) {
 	}
 }
 
+// obedient gives up when its context ends, as a store in a process does.
+type obedient struct{ *testStore }
+
+func (s obedient) Extents(ctx context.Context, off, length int64) ([]store.Extent, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return s.testStore.Extents(ctx, off, length)
+}
+
 func TestBuildDoesNotEndWithTheContextOfOpen(t *testing.T) {
 	s := newTestStore(4 * regionSize)
 	ctx, cancel := context.WithCancel(t.Context())
-	e, err := Open(ctx, s, Options{})
+	e, err := Open(ctx, obedient{s}, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = e.Close(context.Background()) })
+	t.Cleanup(func() {
+		if err := e.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
 	cancel()
 	e.Restarted()
 	<-e.Built()

@@ -31,6 +31,11 @@ func (e *Export) Restarted() {
 	}
 }
 
+// Failed says that the store is about to fail every call, for good. Nothing is
+// known to be zero any more, so that a client gets its error wherever it reads, and
+// no zeroes of a disk that is gone.
+func (e *Export) Failed() { e.zeros.forget() }
+
 // errLost is what a connection is told once.
 var errLost = fmt.Errorf("the backend crashed, and with it went writes that had been acknowledged but not flushed: %w", store.ErrIO)
 

@@ -77,6 +77,7 @@ type Disk struct {
 	broken    error         // why every call fails
 	restarts  int           // how many there were
 	onRestart []func()      // called before calls go on after a restart
+	onFailure []func()      // called before calls fail for good
 }
 
 // opened is one process with the disk open in it.
@@ -112,6 +113,15 @@ func (d *Disk) OnRestart(f func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.onRestart = append(d.onRestart, f)
+}
+
+// OnFailure has f called when the disk is about to fail for good, because there is
+// no process that could go on: what its owner knows of it is worth nothing any
+// more. f must not call the disk.
+func (d *Disk) OnFailure(f func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.onFailure = append(d.onFailure, f)
 }
 
 // Process returns the process that serves the disk now, or did last.

@@ -46,17 +46,17 @@ func (p *Process) awaitLoss(ctx context.Context) bool {
 func (p *Process) hangs(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, hangTimeout)
 	defer cancel()
-	answer := make(chan error, 1)
+	late := make(chan bool, 1)
 	go func() {
 		_, err := p.wire.Describe(ctx)
-		answer <- err
+		late <- errors.Is(err, context.DeadlineExceeded)
 	}()
 	select {
-	case err := <-answer:
-		return errors.Is(err, context.DeadlineExceeded)
+	case hangs := <-late:
+		return hangs
 	case <-p.Stalled():
 		cancel()
-		<-answer
+		<-late
 		return false
 	}
 }

@@ -109,6 +109,12 @@ func (d *Disk) keepLease(lease *os.File) error {
 // giveUp breaks the disk and says so, unless somebody has ended it.
 func (d *Disk) giveUp(why error) {
 	err := fmt.Errorf("the disk has failed for good: %w: %w", why, store.ErrIO)
+	d.mu.Lock()
+	hooks := slices.Clone(d.onFailure)
+	d.mu.Unlock()
+	for _, f := range hooks {
+		f()
+	}
 	if _, first := d.becomeBroken(err); first {
 		d.log.Error("the disk has failed for good: every request is answered with EIO until flexnbd is restarted", "reason", why)
 	}

@@ -18,22 +18,17 @@ import (
 // kernel mounts that.
 func TestFileSystemOnNbdfuse(t *testing.T) {
 	needs(t, "nbdfuse", "fusermount3", "mkfs.ext4", "fsck.ext4", "losetup", "mount", "umount")
-	needsRoot(t, "mount a file system")
-	for _, device := range []string{"/dev/fuse", "/dev/loop-control"} {
-		if _, err := os.Stat(device); err != nil {
-			lacks(t, "this machine has no %s, without which nothing can be mounted", device)
-		}
-	}
+	needsFUSE(t)
 	onEachBackend(t, func(t *testing.T, b setting) {
 		s := b.serve(t, 48<<20)
-		disk, detach := nbdfuse(t, s)
+		disk, detach := nbdfuse(t, s.uri())
 		must(t, "mkfs.ext4", "-q", "-F", "-E", "nodiscard", disk)
 		mnt, umount := mount(t, disk)
 		files := writeTree(t, mnt)
 		umount()
 		detach()
 
-		disk, _ = nbdfuse(t, s) // nothing but the server remembers anything now
+		disk, _ = nbdfuse(t, s.uri()) // nothing but the server remembers anything now
 		must(t, "fsck.ext4", "-f", "-n", disk)
 		mnt, _ = mount(t, disk)
 		for path, want := range files {
@@ -42,6 +37,17 @@ func TestFileSystemOnNbdfuse(t *testing.T) {
 			}
 		}
 	})
+}
+
+// needsFUSE skips the test where nothing can be mounted.
+func needsFUSE(t *testing.T) {
+	t.Helper()
+	needsRoot(t, "mount a file system")
+	for _, device := range []string{"/dev/fuse", "/dev/loop-control"} {
+		if _, err := os.Stat(device); err != nil {
+			lacks(t, "this machine has no %s, without which nothing can be mounted", device)
+		}
+	}
 }
 
 // writeTree writes some files and deletes others.
@@ -69,13 +75,13 @@ func writeTree(t *testing.T, dir string) map[string][]byte {
 	return files
 }
 
-// nbdfuse shows what s serves as a file until detach, at the latest until the
-// test ends.
-func nbdfuse(t *testing.T, s *server) (disk string, detach func()) {
+// nbdfuse shows a disk as a file until detach, at the latest until the test ends.
+// The arguments say where the disk is: a URI, or a command in brackets.
+func nbdfuse(t *testing.T, where ...string) (disk string, detach func()) {
 	t.Helper()
 	dir := t.TempDir()
 	var said output
-	cmd := exec.Command("nbdfuse", dir, s.uri())
+	cmd := exec.Command("nbdfuse", append([]string{dir}, where...)...)
 	cmd.Stderr = &said
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

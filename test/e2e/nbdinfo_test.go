@@ -28,7 +28,7 @@ func TestNbdinfoSeesTheExport(t *testing.T) {
 		s := b.serve(t, 1<<20+1)
 		plain := must(t, "nbdinfo", s.uri())
 		for _, want := range []string{fmt.Sprintf("export-size: %d\n", b.size(1<<20+1)), "is_read_only: false", "can_flush: true", "can_fua: true",
-			"can_trim: true", "can_zero: true", "can_df: true", "base:allocation"} {
+			"can_trim: true", "can_zero: true", "can_df: true", "can_multi_conn: true", "can_cache: true", "can_fast_zero: true", "base:allocation"} {
 			if !strings.Contains(plain, want) {
 				t.Errorf("nbdinfo does not say %q", want)
 			}

@@ -25,9 +25,10 @@ import (
 //	    runs a program, which has to end with exactly this status; then stdout
 //	    and stderr look at what it printed
 //	serve NAME ARGUMENT...
-//	    starts `flexnbd serve` on 127.0.0.1 with the control socket NAME.sock,
-//	    waits until it is ready, and sets $NAME_port and $NAME_pid. Its standard
-//	    error goes to the file NAME.log
+//	    starts `flexnbd serve` with the control socket NAME.sock, on 127.0.0.1
+//	    unless the arguments begin with --addr or --transport, waits until it
+//	    is ready, and sets $NAME_address, $NAME_port if it has one, and
+//	    $NAME_pid. Its standard error goes to the file NAME.log
 //	stop NAME
 //	    ends that server with SIGTERM; it has to exit with 0, as it has to at
 //	    the end of the script when it has not been stopped
@@ -52,6 +53,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                filepath.Join("..", "script"),
 		RequireUniqueNames: true,
+		Deadline:           time.Now().Add(commandTime), // for what hangs
 		Setup:              setUpScript,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":   scriptExits,
@@ -127,7 +129,11 @@ func scriptServe(ts *testscript.TestScript, neg bool, args []string) {
 	log, err := os.Create(ts.MkAbs(name + ".log"))
 	ts.Check(err)
 	defer func() { _ = log.Close() }()
-	cmd := exec.Command(programs.flexnbd, append([]string{"serve", "--addr", "127.0.0.1", "--port", "0", "--sock", sock}, args[1:]...)...)
+	arguments := []string{"serve", "--sock", sock}
+	if len(args) == 1 || args[1] != "--addr" && args[1] != "--transport" {
+		arguments = append(arguments, "--addr", "127.0.0.1", "--port", "0")
+	}
+	cmd := exec.Command(programs.flexnbd, append(arguments, args[1:]...)...)
 	cmd.Dir = ts.MkAbs(".")
 	cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+ts.Getenv("XDG_RUNTIME_DIR"))
 	cmd.Stderr = log
@@ -142,9 +148,10 @@ func scriptServe(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	})
 	address := s.waitReady(ts, name, sock)
-	_, port, err := net.SplitHostPort(address)
-	ts.Check(err)
-	ts.Setenv(name+"_port", port)
+	ts.Setenv(name+"_address", address)
+	if _, port, err := net.SplitHostPort(address); err == nil {
+		ts.Setenv(name+"_port", port)
+	}
 	ts.Setenv(name+"_pid", strconv.Itoa(cmd.Process.Pid))
 }
 

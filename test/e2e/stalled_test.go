@@ -53,16 +53,22 @@ func TestClientsThatDoNotReadCostBoundedMemory(t *testing.T) {
 func (s *server) transmission() net.Conn {
 	s.t.Helper()
 	conn := s.silent()
+	enterTransmission(s.t, conn)
+	return conn
+}
+
+// enterTransmission does the handshake of transmission.
+func enterTransmission(t *testing.T, conn net.Conn) {
+	t.Helper()
 	hello := nbd.AppendClientFlags(nil, nbd.FlagClientFixedNewstyle|nbd.FlagClientNoZeroes)
 	hello = nbd.AppendOption(hello, nbd.OptExportName, nil)
 	if _, err := conn.Write(hello); err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	const greeting, export = 18, 10 // bytes
 	if _, err := io.ReadFull(conn, make([]byte, greeting+export)); err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
-	return conn
 }
 
 // answer reads the simple reply to a request, the only one under way.

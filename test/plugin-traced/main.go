@@ -8,14 +8,17 @@
 //	hold=FIFO   a write waits, after its first line in the trace, until somebody
 //	            has opened this FIFO for writing and closed it again
 //	fail=flush  every flush fails
+//	fail=first-flush  the first flush fails, and no other
 package main
 
 import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/flexnbd/flexnbd/sdk"
@@ -42,7 +45,9 @@ func open(_ context.Context, disk sdk.Disk) (store.Store, error) {
 		case option == "hold":
 			t.hold = value
 		case option == "fail" && value == "flush":
-			t.failFlush = true
+			t.failures.Store(math.MaxInt64)
+		case option == "fail" && value == "first-flush":
+			t.failures.Store(1)
 		default:
 			return nil, fmt.Errorf("unknown option %s=%s: %w", option, value, store.ErrInvalid)
 		}
@@ -53,9 +58,9 @@ func open(_ context.Context, disk sdk.Disk) (store.Store, error) {
 // traced is a Store whose calls can be seen and held up.
 type traced struct {
 	store.Store
-	trace     *os.File // may be nil
-	hold      string   // may be empty
-	failFlush bool
+	trace    *os.File     // may be nil
+	hold     string       // may be empty
+	failures atomic.Int64 // of flushes that are still to come
 }
 
 // say appends a line to the trace, in one write: lines do not mix.
@@ -94,7 +99,7 @@ func wait(fifo string) error {
 }
 
 func (t *traced) Flush(ctx context.Context) error {
-	if t.failFlush {
+	if t.failures.Add(-1) >= 0 {
 		return fmt.Errorf("this flush was made to fail: %w", syscall.EIO)
 	}
 	if err := t.Store.Flush(ctx); err != nil {
