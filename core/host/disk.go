@@ -43,8 +43,7 @@ import (
 // errorCursor deals with: the disk asks the kernel after each crash, and if there
 // was one, every flush and FUA fails from then on.
 //
-// Lock order: a call's claim on its range, then mu. Nobody waits for a process
-// with mu held.
+// The package comment has the lock order.
 type Disk struct {
 	host    *Host
 	program Program
@@ -339,7 +338,7 @@ func (d *Disk) stop(why error, inOrder bool) error {
 	defer d.closing.Unlock()
 	var err error
 	if o != nil && inOrder {
-		err = errors.Join(unlessGone(o.store.Close()), o.process.Stop(context.Background()))
+		err = errors.Join(o.process.letGo(o.store.Close), o.process.Stop(context.Background()))
 	} else if o != nil {
 		err = o.process.stopNow()
 	}

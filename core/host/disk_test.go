@@ -201,7 +201,7 @@ func TestCallInFlightAtACrashIsRepeated(t *testing.T) {
 	if got := d.content(2000, 100); got != strings.Repeat("\x00", 100) {
 		t.Errorf("the punch left %q", got)
 	}
-	if n := d.logged("was stopped by a signal and is replaced"); n != 5 {
+	if n := d.logged("was stopped by a signal and is given up"); n != 5 {
 		t.Errorf("%d stops are in the log, want 5", n)
 	}
 }
@@ -260,7 +260,7 @@ func TestHungBackendIsKilledAndReplaced(t *testing.T) {
 		t.Errorf("the write: %v", err)
 	}
 	_ = exited(t, old)
-	if d.logged("does not answer and is replaced") != 1 || d.logged("unexpectedly") != 0 {
+	if d.logged("does not answer and is given up") != 1 || d.logged("unexpectedly") != 0 {
 		t.Errorf("log:\n%s", d.log)
 	}
 }
@@ -548,6 +548,9 @@ func TestHookRunsBeforeAnyCallReachesTheNewProcess(t *testing.T) {
 		go func() { result <- calls[op]() }()
 		results = append(results, result)
 	}
+	if d.State() != "restarting" {
+		t.Error("calls go on before the hook has returned")
+	}
 	close(release)
 	for _, r := range results {
 		if err := <-r; err != nil {
@@ -624,14 +627,10 @@ func TestAbandonFailsCallsInFlight(t *testing.T) {
 func TestAbandonAndCloseMayMeet(t *testing.T) {
 	d := torture(t, nil)
 	result := d.inFlight("hold", "write", d.calls(t.Context())["write"])
-	var all sync.WaitGroup
 	began := time.Now()
-	for i := range 6 {
+	var all sync.WaitGroup
+	end := func(end func() error) {
 		all.Go(func() {
-			end := d.Abandon
-			if i%3 == 0 {
-				end = d.Close
-			}
 			if err := end(); err != nil {
 				t.Error(err)
 			}
@@ -641,6 +640,12 @@ func TestAbandonAndCloseMayMeet(t *testing.T) {
 				t.Error("returned before the process had ended")
 			}
 		})
+	}
+	end(d.Close) // waits for the call in flight
+	d.awaitState("failed")
+	for range 3 {
+		end(d.Abandon)
+		end(d.Close)
 	}
 	all.Wait()
 	if took := time.Since(began); took > stopWait {
@@ -679,6 +684,20 @@ func TestDiskIsClosedAfterItsProcessIsGone(t *testing.T) {
 	}
 	if d.logged(`how="signal: killed"`) != 1 {
 		t.Errorf("log:\n%s", d.log)
+	}
+}
+
+func TestStoppedBackendDoesNotDelayClose(t *testing.T) {
+	d := torture(t, nil)
+	d.cancel() // nobody replaces it
+	d.tasks.Wait()
+	d.signal(unix.SIGSTOP)
+	began := time.Now()
+	if err := d.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	if took := time.Since(began); took > stopWait {
+		t.Errorf("Close took %v", took)
 	}
 }
 

@@ -1,15 +1,21 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
 // Package host finds plugins, starts them as processes of their own, watches
-// them and ends them.
+// them, replaces those that crash and ends them.
 //
 //	h, err := host.New(log)
 //	defer h.Close()
 //	program, err := finder.Find(spec)            // spec from host.ParseSpec
-//	process, err := h.Start(ctx, program)
-//	store, err := process.OpenDisk(ctx, disk)    // or process.Transport()
+//	disk, err := h.OpenDisk(ctx, program, what)  // a store.Store
+//	disk.OnRestart(export.Restarted)
+//	listener, err := h.Listen(ctx, other, addr)  // a transport.Listener
 //	...
-//	err = process.Stop(ctx)
+//	err = disk.Close()
+//
+// A [Disk] and a [Listener] outlive the processes that do their work; their
+// comments say what a crash leaves of a call. A [Process] is one of these
+// processes, for callers that need no more: h.Start, process.Transport,
+// process.Stop.
 //
 // It knows no plugin by name: the stock ones, which are inside the flexnbd
 // binary, are listed in Finder.Stock by whoever wires the program together.
@@ -22,6 +28,17 @@
 // that channel does: because Stop closed it or because the host is gone, even by
 // SIGKILL. A plugin that does not end in time, or is stopped by a signal, is
 // killed with its process group.
+//
+// # How a plugin is lost
+//
+// It ends, is stopped by a signal, does not answer the heartbeat, or breaks its
+// line: Process.awaitLoss notices the first three, a call the last one. Then it is
+// killed if it has to be, reaped, and started again, within the bounds in
+// restart.go. The log has one line for how it was lost and one for its successor.
+//
+// Lock order: Disk.closing, Disk.mu; Listener.turn, Listener.mu; runner.mu. A call
+// on a Disk takes its claim on a range before them. No process is waited for with
+// one of the mu held.
 //
 // # go-plugin's traps, and where they are handled
 //

@@ -5,7 +5,10 @@ package host
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
+
+	"github.com/flexnbd/flexnbd/sdk/wire"
 )
 
 // Heartbeat: a plugin is asked what it is every beat, and answers within
@@ -29,16 +32,36 @@ func (p *Process) awaitLoss(ctx context.Context) bool {
 		case <-p.Exited():
 			return true
 		case <-p.Stalled():
-			p.log.Error("plugin was stopped by a signal and is replaced", "kind", p.program.Kind, "plugin", p.program.Name, "plugin_pid", p.PID())
+			p.log.Error("plugin was stopped by a signal and is given up", "kind", p.program.Kind, "plugin", p.program.Name, "plugin_pid", p.PID())
 			return true
 		case <-ticker.C:
 		}
 		if p.hangs(ctx) {
-			p.log.Error("plugin does not answer and is replaced", "kind", p.program.Kind, "plugin", p.program.Name, "plugin_pid", p.PID(), "after", hangTimeout)
+			p.log.Error("plugin does not answer and is given up", "kind", p.program.Kind, "plugin", p.program.Name, "plugin_pid", p.PID(), "after", hangTimeout)
 			_ = p.stopNow() // whoever replaces it asks for the error again
 			return true
 		}
 	}
+}
+
+// letGo calls closing, which asks the process to let go of something. One that is
+// lost meanwhile is ended, so that nobody waits for its answer, and counts as
+// having let go.
+func (p *Process) letGo(closing func() error) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	var watcher sync.WaitGroup
+	watcher.Go(func() {
+		if p.awaitLoss(ctx) {
+			_ = p.endLost() // whoever stops it asks for the error again
+		}
+	})
+	err := closing()
+	cancel()
+	watcher.Wait()
+	if errors.Is(err, wire.ErrPluginGone) {
+		return nil
+	}
+	return err
 }
 
 // hangs asks the process for a sign of life. A process that has ended or was

@@ -167,10 +167,5 @@ func (l *Listener) Close() error {
 	}
 	l.closed = true
 	process, listener := l.latest()
-	select {
-	case <-process.Stalled(): // it would answer nothing
-		return errors.Join(process.stopNow(), unlessGone(listener.Close()))
-	default:
-	}
-	return errors.Join(unlessGone(listener.Close()), process.Stop(context.Background()))
+	return errors.Join(process.letGo(listener.Close), process.Stop(context.Background()))
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/flexnbd/flexnbd/sdk/store"
 	"github.com/flexnbd/flexnbd/sdk/transport"
-	"github.com/flexnbd/flexnbd/sdk/wire"
 )
 
 // namedStore makes a remote store's errors say which plugin they came from.
@@ -81,14 +80,4 @@ func (l *namedListener) Accept(ctx context.Context) (transport.Conn, error) {
 		}
 		return conn, l.process.named(err)
 	}
-}
-
-// unlessGone is the error of closing something in a process, or nil if that says
-// that the process is gone: then it is closed, and how the process ended is in
-// the log.
-func unlessGone(err error) error {
-	if errors.Is(err, wire.ErrPluginGone) {
-		return nil
-	}
-	return err
 }

@@ -134,6 +134,8 @@ func TestLostMemoryFailsForGood(t *testing.T) {
 		s.write(t, bytes.Repeat([]byte{0xa5}, 8192), 0)
 		conn := s.transmission()
 		s.crash("backend", sig)
+		// A process that is sent SIGSTOP may answer once more.
+		eventually(t, "the disk has failed", func() bool { return s.state()["backend_state"] == "failed" })
 		for i := range 3 {
 			// The part that was never written, too: nobody can say so any more.
 			for _, off := range []uint64{0, 512 << 10} {

@@ -6,17 +6,23 @@
 //
 // # How a test looks
 //
-//	func TestSizeIsExact(t *testing.T) {
-//		onEachBackend(t, func(t *testing.T, b backend) {
-//			s := serve(t, b.disk(t, 12345)...)
-//			if got := must(t, "nbdinfo", "--size", s.uri()); got != "12345\n" { ... }
+//	func TestNbdinfoJSON(t *testing.T) {
+//		onEverySetting(t, func(t *testing.T, b setting) {
+//			s := b.serve(t, 3<<20, "--read-only")
+//			text := must(t, "nbdinfo", "--json", s.uri())
+//			...
 //		})
 //	}
 //
-// serve starts a server on 127.0.0.1 with port 0 and a control socket, returns
-// when it is ready, and at the end of the test stops it and checks that it ended
-// well: exit status 0, no control socket, no plugin and no temporary file left.
-// must runs a client and fails the test if the client fails.
+// onEverySetting runs a test for a file, a loop device and a disk in a plugin's
+// memory, each over TCP and over a Unix socket; onEachBackend, for what takes
+// longer, for each storage once, and with each transport at least once. serve is
+// for tests that need one server of a certain kind.
+//
+// Each of them starts a server with a control socket, returns when it is ready,
+// and at the end of the test stops it and checks that it ended well: exit status
+// 0, no control socket, no plugin and no temporary file left. must runs a client
+// and fails the test if the client fails.
 //
 // What is decided by a command line alone, and so reads best as one, is a script
 // in test/script; script_test.go lists the commands that scripts have.

@@ -48,19 +48,19 @@ func TestNbdcopyWithManyRequestsInOneDirection(t *testing.T) {
 }
 
 // Several connections share the work, which takes MULTI_CONN: what one of them has
-// written the others read, and one flush is for all.
+// written the others read, and one flush is for all. (A thread has one.)
 func TestNbdcopyOnSeveralConnections(t *testing.T) {
 	needs(t, "nbdcopy")
 	original := copied.create(t)
 	onEverySetting(t, func(t *testing.T, b setting) {
 		s := b.serve(t, copied.size, "--verbose")
-		must(t, "nbdcopy", "--connections=4", "--flush", original, s.uri())
+		must(t, "nbdcopy", "--connections=4", "--threads=4", "--flush", original, s.uri())
 		connected := strings.Count(s.log.String(), ": connected ")
 		if connected < 4 {
 			t.Errorf("nbdcopy has made %d connections, not 4", connected)
 		}
 		back := filepath.Join(t.TempDir(), "back")
-		must(t, "nbdcopy", "--connections=4", s.uri(), back)
+		must(t, "nbdcopy", "--connections=4", "--threads=4", s.uri(), back)
 		if n := strings.Count(s.log.String(), ": connected "); n < connected+4 {
 			t.Errorf("nbdcopy has made %d connections to read, not 4", n-connected)
 		}

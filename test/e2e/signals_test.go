@@ -24,14 +24,14 @@ type heldServer struct {
 	trace, fifo string
 }
 
-func serveHeld(t *testing.T) *heldServer {
+func serveHeld(t *testing.T, arguments ...string) *heldServer {
 	t.Helper()
 	dir := t.TempDir()
 	h := &heldServer{trace: filepath.Join(dir, "trace"), fifo: filepath.Join(dir, "fifo")}
 	if err := unix.Mkfifo(h.fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	h.server = serve(t, "--file", "1048576", "--backend", programs.traced+",trace="+h.trace+",hold="+h.fifo)
+	h.server = serve(t, append(arguments, "--file", "1048576", "--backend", programs.traced+",trace="+h.trace+",hold="+h.fifo)...)
 	return h
 }
 

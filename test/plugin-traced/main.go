@@ -7,8 +7,8 @@
 //	trace=PATH  append a line to this file for each write, flush and close
 //	hold=FIFO   a write waits, after its first line in the trace, until somebody
 //	            has opened this FIFO for writing and closed it again
-//	fail=flush  every flush fails
-//	fail=first-flush  the first flush fails, and no other
+//	fail=flush  every flush fails; with fail=first-flush the first one, and no
+//	            other
 package main
 
 import (
