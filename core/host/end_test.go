@@ -93,7 +93,7 @@ func TestStopMayBeCalledAgainAndAtOnce(t *testing.T) {
 	}
 }
 
-func TestPluginThatIsStoppedByASignalIsKilledInTime(t *testing.T) {
+func TestPluginThatIsStoppedByASignalIsKilledAtOnce(t *testing.T) {
 	for _, inTime := range []bool{true, false} {
 		p, log := started(t, self("test-memory"))
 		s, err := p.OpenDisk(t.Context(), wire.Disk{Location: "4096"})
@@ -115,7 +115,7 @@ func TestPluginThatIsStoppedByASignalIsKilledInTime(t *testing.T) {
 			t.Errorf("Stop: %v", err)
 		}
 		cancel()
-		if took := time.Since(begin); inTime != (took >= stopWait) || took > stopWait+patience {
+		if took := time.Since(begin); took >= stopWait { // it can't end by itself
 			t.Errorf("Stop took %v", took)
 		}
 		if how := fmt.Sprint(exited(t, p)); how != "signal: killed" {
@@ -124,10 +124,7 @@ func TestPluginThatIsStoppedByASignalIsKilledInTime(t *testing.T) {
 		if err := <-flushed; !is(err, wire.ErrPluginGone) || store.Errno(err) != syscall.EIO {
 			t.Errorf("the call under way: %v", err)
 		}
-		if told := strings.Contains(log.String(), "does not end by itself"); told != inTime {
-			t.Errorf("log: %s", log)
-		}
-		if strings.Contains(log.String(), "unexpectedly") {
+		if strings.Contains(log.String(), "does not end by itself") || strings.Contains(log.String(), "unexpectedly") {
 			t.Errorf("log: %s", log)
 		}
 	}

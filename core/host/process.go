@@ -196,7 +196,8 @@ func (p *Process) named(err error) error {
 }
 
 // Stop ends the process: it closes the descriptor channel, at which a plugin
-// exits, and kills what is still there after two seconds or when ctx ends. Calls
+// exits, and kills what is still there after two seconds or when ctx ends, or at
+// once what was stopped by a signal. Calls
 // under way fail with wire.ErrPluginGone. It returns once the process has been
 // reaped. Further calls wait for the first one and return the same.
 func (p *Process) Stop(ctx context.Context) error {
@@ -204,6 +205,7 @@ func (p *Process) Stop(ctx context.Context) error {
 	_ = p.descriptors.Close()
 	select {
 	case <-p.runner.exited:
+	case <-p.runner.stalled: // it can't end by itself
 	case <-time.After(stopWait):
 		p.log.Warn("plugin does not end by itself and is killed", "kind", p.program.Kind, "plugin", p.program.Name, "plugin_pid", p.PID())
 	case <-ctx.Done():

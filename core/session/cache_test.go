@@ -101,28 +101,18 @@ func TestCacheIsNotWorthWaitingFor(t *testing.T) {
 				config.Stopping = stopping
 			}
 			c := enter(t, config, false)
-			entered, more := make(chan struct{}, 1), make(chan struct{})
-			d.on(func(call diskCall) error {
-				if call.op != "read" {
-					return nil
-				}
-				select {
-				case entered <- struct{}{}:
-				default:
-				}
-				<-more
-				return nil
-			})
+			b := d.block(t, "read", 0)
 			const n = 50
 			for range n {
 				c.send(nbd.CmdCache, 0, 0, 1<<31)
 			}
-			receive(t, entered)
+			c.alive() // everything before it has been read
 			end(c)
 			if name == "stop" {
 				eventually(t, "new requests are refused", func() bool { return c.do(nbd.CmdFlush, 0, 0, 0).errno == nbd.ESHUTDOWN })
 			}
-			close(more)
+			d.on(nil)
+			b.release()
 			for _, a := range c.all(n) { // it was only a hint
 				if a.errno != 0 {
 					t.Errorf("got %v", a.errno)

@@ -22,7 +22,7 @@ func TestGoInstall(t *testing.T) {
 	if got := must(t, filepath.Join(dir, "flexnbd"), "version"); !strings.HasPrefix(got, "flexnbd ") {
 		t.Errorf("flexnbd version printed %q", got)
 	}
-	for _, plugin := range []string{"flexnbd-backend-file", "flexnbd-transport-tcp"} {
+	for _, plugin := range []string{"flexnbd-backend-file", "flexnbd-backend-blockdev", "flexnbd-transport-tcp", "flexnbd-transport-unix"} {
 		// Run by a person they say what they are.
 		if r := run(t, nil, filepath.Join(dir, plugin)); r.status != 1 || !strings.Contains(r.stderr, "flexnbd serve") {
 			t.Errorf("%s: exit status %d, %q", plugin, r.status, r.stderr)

@@ -69,7 +69,8 @@ func build(dir string) error {
 		packages []string
 	}{
 		{dir, []string{"./cmd/flexnbd", "./test/plugin-memory", "./test/plugin-traced"}},
-		{programs.plugins, []string{"./cmd/flexnbd-backend-file", "./cmd/flexnbd-transport-tcp"}},
+		{programs.plugins, []string{"./cmd/flexnbd-backend-file", "./cmd/flexnbd-backend-blockdev",
+			"./cmd/flexnbd-transport-tcp", "./cmd/flexnbd-transport-unix"}},
 	} {
 		// Another user runs them in some tests.
 		if err := os.MkdirAll(target.dir, 0o755); err != nil {

@@ -3,8 +3,13 @@
 package e2e
 
 import (
+	"bytes"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/flexnbd/flexnbd/sdk/fdstore/looptest"
 )
 
 // The stock plugins as binaries of their own, found in the places where plugins
@@ -35,6 +40,25 @@ func TestSeparatePluginsServe(t *testing.T) {
 			image.checkServed(t, s)
 			sameSpace(t, original, disk)
 		})
+	}
+}
+
+// They are replaced like those inside.
+func TestSeparatePluginsForDevicesAndUnixSockets(t *testing.T) {
+	loop := looptest.New(t, looptest.Options{Size: 1 << 20})
+	s := serveIn(t, surroundings{network: "unix"}, "--plugin-dir", programs.plugins, "--file", loop.Path)
+	status := s.status()
+	for key, want := range map[string]string{"backend_path": "flexnbd-backend-blockdev", "transport_path": "flexnbd-transport-unix"} {
+		if got := status[key]; got != filepath.Join(programs.plugins, want) {
+			t.Errorf("%s=%s, want %s", key, got, want)
+		}
+	}
+	want := randomBytes(1, 1<<20)
+	s.write(t, want, 0)
+	s.replaced("backend", unix.SIGKILL)
+	s.replaced("transport", unix.SIGKILL)
+	if got := s.read(t, 0, len(want)); !bytes.Equal(got, want) {
+		t.Error("read is not what was written")
 	}
 }
 
