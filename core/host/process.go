@@ -197,9 +197,9 @@ func (p *Process) named(err error) error {
 
 // Stop ends the process: it closes the descriptor channel, at which a plugin
 // exits, and kills what is still there after two seconds or when ctx ends, or at
-// once what was stopped by a signal. Calls
-// under way fail with wire.ErrPluginGone. It returns once the process has been
-// reaped. Further calls wait for the first one and return the same.
+// once what was stopped by a signal. Calls under way fail with
+// wire.ErrPluginGone. It returns once the process has been reaped. Further calls
+// wait for the first one and return the same.
 func (p *Process) Stop(ctx context.Context) error {
 	p.runner.expectEnd()
 	_ = p.descriptors.Close()
