@@ -25,11 +25,12 @@ func TestSoakKillswitch(t *testing.T) {
 			if took := time.Since(begin); took < 119*time.Second || took > 140*time.Second {
 				t.Errorf("the client was disconnected after %v, want 120 s", took)
 			}
-			eventually(t, "the client is counted off", func() bool { return h.state()["num_clients"] == "0" })
-			if !strings.Contains(h.log.String(), "client dropped") {
+			if !strings.Contains(h.log.String(), "client disconnected, since one of its requests takes too long command=WRITE offset=4096") {
 				t.Errorf("the log does not say so:\n%s", h.log.String())
 			}
+			// Its place is free once the backend has let go of the request.
 			h.release()
+			eventually(t, "the client is counted off", func() bool { return h.state()["num_clients"] == "0" })
 		})
 	}
 }
