@@ -165,6 +165,7 @@ func TestLostMemoryFailsForGood(t *testing.T) {
 
 // The disk is what was opened, not what has its name now.
 func TestRenamedImageSurvivesACrash(t *testing.T) {
+	t.Parallel()
 	const size = 1 << 20
 	before, after := randomBytes(1, size/2), randomBytes(2, size/2)
 	for name, successor := range map[string][]byte{"nothing has its name": nil, "another file has its name": randomBytes(3, size)} {

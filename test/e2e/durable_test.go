@@ -175,6 +175,7 @@ func splitCalls(t *testing.T, trace string, replies []string) []systemCalls {
 
 // Linux says once that what was written is lost. Whoever asks later is told, too.
 func TestFailedFlushIsNeverForgotten(t *testing.T) {
+	t.Parallel()
 	for name, fail := range map[string]string{"every flush fails": "flush", "the first flush fails": "first-flush"} {
 		t.Run(name, func(t *testing.T) {
 			s := serve(t, "--file", "1048576", "--backend", programs.traced+",fail="+fail)
@@ -218,6 +219,7 @@ func (s *server) wantEveryFlushToFail(why string) {
 
 // The same with a file system that fails, once: an image on FUSE.
 func TestFileSystemThatLosesWritesIsNeverTrustedAgain(t *testing.T) {
+	t.Parallel()
 	needs(t, "nbdfuse", "nbdkit", "fusermount3")
 	needsFUSE(t)
 	dir := t.TempDir()

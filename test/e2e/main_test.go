@@ -36,8 +36,8 @@ func testMain(m *testing.M) int {
 	if err := build(dir); err != nil {
 		return complain(err)
 	}
-	// The tests that run in parallel wait most of the time, for limits of
-	// several seconds: on few processors, too, they do so together.
+	// Some of the tests that run in parallel wait, for limits of many seconds,
+	// while the others work: on few processors, too, they do so together.
 	flag.Parse()
 	if err := flag.Set("test.parallel", "32"); err != nil {
 		return complain(err)

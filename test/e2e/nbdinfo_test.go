@@ -11,6 +11,7 @@ import (
 )
 
 func TestSizeIsExact(t *testing.T) {
+	t.Parallel()
 	needs(t, "nbdinfo")
 	onEverySetting(t, func(t *testing.T, b setting) {
 		for _, size := range []int64{0, 1, 511, 513, 4095, 1000003} {
@@ -23,6 +24,7 @@ func TestSizeIsExact(t *testing.T) {
 }
 
 func TestNbdinfoSeesTheExport(t *testing.T) {
+	t.Parallel()
 	needs(t, "nbdinfo")
 	onEverySetting(t, func(t *testing.T, b setting) {
 		s := b.serve(t, 1<<20+1)
@@ -43,6 +45,7 @@ func TestNbdinfoSeesTheExport(t *testing.T) {
 }
 
 func TestNbdinfoJSON(t *testing.T) {
+	t.Parallel()
 	needs(t, "nbdinfo")
 	onEverySetting(t, func(t *testing.T, b setting) {
 		s := b.serve(t, 3<<20, "--read-only")
@@ -76,6 +79,7 @@ func TestNbdinfoJSON(t *testing.T) {
 }
 
 func TestNbdinfoMapShowsHoles(t *testing.T) {
+	t.Parallel()
 	needs(t, "nbdinfo")
 	onEverySetting(t, func(t *testing.T, b setting) {
 		s := b.serve(t, 4<<20)

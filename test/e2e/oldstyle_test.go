@@ -14,6 +14,7 @@ import (
 const oldstyle = "--handshake=oldstyle"
 
 func TestNbdinfoSeesOldstyle(t *testing.T) {
+	t.Parallel()
 	needs(t, "nbdinfo")
 	onEverySetting(t, func(t *testing.T, b setting) {
 		s := b.serve(t, 1<<20+1, oldstyle)
@@ -60,6 +61,7 @@ func TestFioOnOldstyle(t *testing.T) {
 }
 
 func TestReadAndWriteSpeakOldstyle(t *testing.T) {
+	t.Parallel()
 	onEverySetting(t, func(t *testing.T, b setting) {
 		s := b.serve(t, 1<<20, oldstyle)
 		want := randomBytes(1, 100_000)
@@ -79,6 +81,7 @@ func TestReadAndWriteSpeakOldstyle(t *testing.T) {
 
 // An oldstyle server by others: ours is a client of it.
 func TestReadAndWriteOnNbdkitOldstyle(t *testing.T) {
+	t.Parallel()
 	needs(t, "nbdkit")
 	file := filepath.Join(t.TempDir(), "disk")
 	if err := os.WriteFile(file, make([]byte, 1<<20), 0o600); err != nil {

@@ -12,6 +12,7 @@ import (
 )
 
 func TestNbdClientListsTheExport(t *testing.T) {
+	t.Parallel()
 	needs(t, "nbd-client")
 	onEverySetting(t, func(t *testing.T, b setting) {
 		s := b.serve(t, 1<<20)
@@ -59,6 +60,7 @@ func nbdkit(t *testing.T, arguments ...string) string {
 // nbdkit stands between a client and the server, as a client of the server that
 // asks for everything.
 func TestNbdkitAsAProxy(t *testing.T) {
+	t.Parallel()
 	needs(t, "nbdkit", "nbdcopy", "qemu-io", "nbdinfo")
 	original := copied.create(t)
 	onEachBackend(t, func(t *testing.T, b setting) {

@@ -13,6 +13,7 @@ import (
 var converted = checkingImage{size: 20<<20 + 512, seed: 2}
 
 func TestQemuImgInfo(t *testing.T) {
+	t.Parallel()
 	needs(t, "qemu-img")
 	onEverySetting(t, func(t *testing.T, b setting) {
 		s := b.serve(t, converted.size)
@@ -31,6 +32,7 @@ func TestQemuImgInfo(t *testing.T) {
 }
 
 func TestQemuImgConvertCompareAndMap(t *testing.T) {
+	t.Parallel()
 	needs(t, "qemu-img")
 	original := converted.create(t)
 	onEachBackend(t, func(t *testing.T, b setting) {

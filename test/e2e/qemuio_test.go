@@ -26,6 +26,7 @@ func qemuIO(t *testing.T, s *server, commands ...string) string {
 }
 
 func TestQemuIOPatterns(t *testing.T) {
+	t.Parallel()
 	needs(t, "qemu-io")
 	onEverySetting(t, func(t *testing.T, b setting) {
 		s := b.serve(t, 16<<20)
@@ -47,6 +48,7 @@ func TestQemuIOPatterns(t *testing.T) {
 }
 
 func TestMisalignedRequestsTouchNothingElse(t *testing.T) {
+	t.Parallel()
 	needs(t, "qemu-io")
 	onEverySetting(t, func(t *testing.T, b setting) {
 		s := b.serve(t, 1<<20)
@@ -65,6 +67,7 @@ func TestMisalignedRequestsTouchNothingElse(t *testing.T) {
 // What clients ask for is done on the file: space is given back, or kept where
 // the client says so.
 func TestTrimAndZeroFreeSpace(t *testing.T) {
+	t.Parallel()
 	needs(t, "qemu-io")
 	const mib = 1 << 20
 	for name, test := range map[string]struct {

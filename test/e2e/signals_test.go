@@ -129,6 +129,7 @@ func TestSecondSignalForcesTheEnd(t *testing.T) {
 }
 
 func TestFailedFlushAtTheEndIsReported(t *testing.T) {
+	t.Parallel()
 	s := serve(t, "--file", "1048576", "--backend", programs.traced+",fail=flush")
 	s.signal(syscall.SIGTERM)
 	s.endedWith(1)
@@ -192,6 +193,7 @@ func TestStoppedPluginDoesNotPreventTheEnd(t *testing.T) {
 }
 
 func TestSilentClientDoesNotHoldUpTheEnd(t *testing.T) {
+	t.Parallel()
 	s := serve(t, "--file", sparseFile(t, 1<<20))
 	for range 3 {
 		conn, err := s.connect()

@@ -54,6 +54,7 @@ func TestZeroesWrittenToAHoleAllocateNothing(t *testing.T) {
 
 // Zeroes are not left out where something else was.
 func TestZeroesWrittenOverDataAreRead(t *testing.T) {
+	t.Parallel()
 	onEachBackend(t, func(t *testing.T, b setting) {
 		const size = 1 << 20
 		s := b.serve(t, size)
