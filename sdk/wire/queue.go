@@ -82,6 +82,9 @@ type Request struct {
 	Length int64    // equal to len(Payload.Bytes) where there is a payload
 	Data   *Payload // reads and writes; memory borrowed from the same queue, or part of it
 
+	// MayLend: whoever submits this read can send its bytes from a descriptor.
+	MayLend bool
+
 	// Owner is the submitter's own. The queue passes it on untouched.
 	Owner any
 
@@ -91,6 +94,12 @@ type Request struct {
 	// Zero is set on a completed read whose whole range is known to read as
 	// zeroes; Data was then left as it was.
 	Zero bool
+
+	// Lent is set on a completed read with MayLend whose bytes are to be taken
+	// from that descriptor, at Offset; what Data holds is undefined. They are in
+	// the page cache, or were a moment ago. Whoever submitted the request
+	// leaves Lent when it has them, soon: a plugin may be waiting to get it back.
+	Lent *Lent
 }
 
 // Payload is memory for the bytes of one read or write.

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"context"
+	"os"
+	"sync"
+)
+
+// Lender is a Store whose bytes lie in one regular file or block device, each at
+// its own offset, and that lets the core read and write them there by itself: a
+// request then costs a system call instead of a call to another process.
+// PunchHole, Extents, Flush and writes with FUA still come to the Store, and so
+// may any read or write.
+//
+// The descriptor has to be open for what the disk is open for, without O_APPEND
+// and O_DIRECT, and the file as large as [Info.Size] says. The Store must be
+// [Info.Replayable], and acknowledged writes must survive its process
+// ([SurvivesAcknowledged]).
+//
+// A loan outlives the process that gave it, until the disk has been opened in
+// another: with a lease ([Leaser]), leave the bytes alone until that is done.
+type Lender interface {
+	Store
+	// Lend returns the loan, the same one each time, or nil to lend nothing.
+	Lend() *Loan
+}
+
+// Loan is a descriptor that a Store has lent and can take back.
+//
+// All methods may be called from many goroutines.
+type Loan struct {
+	file              *os.File
+	revoked, returned chan struct{}
+	revoking, giving  sync.Once
+}
+
+// NewLoan makes a loan of f, which stays the Store's own, to be closed by it.
+func NewLoan(f *os.File) *Loan {
+	return &Loan{file: f, revoked: make(chan struct{}), returned: make(chan struct{})}
+}
+
+// File returns the descriptor.
+func (l *Loan) File() *os.File { return l.file }
+
+// Revoke takes the descriptor back. After nil nothing is under way on it and
+// nothing will be: every read and write comes to the Store. Until then both
+// happen. The error is the context's, and then it is still in use; Revoke may be
+// called again. It must not be called from inside a call to the Store.
+func (l *Loan) Revoke(ctx context.Context) error {
+	l.revoking.Do(func() { close(l.revoked) })
+	select {
+	case <-l.returned:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Revoked is closed once Revoke has been called. It is for whoever borrows.
+func (l *Loan) Revoked() <-chan struct{} { return l.revoked }
+
+// Return says that the borrower has stopped using the descriptor, or never began
+// to. It is for whoever borrows.
+func (l *Loan) Return() { l.giving.Do(func() { close(l.returned) }) }
