@@ -96,12 +96,20 @@ func (e *Export) Gate() *Gate { return &e.gate }
 // zero request may cover at most [MaxZeroPiece] bytes.
 func (e *Export) NewQueue(ctx context.Context, sink wire.Sink) wire.Queue {
 	q := &queue{export: e, ctx: ctx, sink: sink}
-	q.lane = wire.NewQueue(e.calls, e.store, q.landed)
+	q.lane = e.newLane(q.landed)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.queues[q] = struct{}{}
 	q.lost.Store(e.lost.Load())
 	return q
+}
+
+// newLane returns the fastest queue that the store has.
+func (e *Export) newLane(sink wire.Sink) wire.Queue {
+	if s, ok := e.store.(wire.Queuer); ok {
+		return s.NewQueue(e.calls, sink)
+	}
+	return wire.NewQueue(e.calls, e.store, sink)
 }
 
 // Flush makes durable whatever was acknowledged before, on all connections. It

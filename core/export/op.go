@@ -36,7 +36,7 @@ var ops = sync.Pool{New: func() any { return new(op) }}
 // has no flags.
 func (q *queue) newOp(r *wire.Request) *op {
 	o := ops.Get().(*op)
-	o.request = wire.Request{Op: r.Op, Offset: r.Offset, Length: r.Length, Data: r.Data, Owner: o}
+	o.request = wire.Request{Op: r.Op, Offset: r.Offset, Length: r.Length, Data: r.Data, MayLend: r.MayLend, Owner: o}
 	o.whole, o.queue, o.session = o, q, r
 	o.left.Store(1)
 	return o

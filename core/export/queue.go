@@ -73,7 +73,7 @@ func (q *queue) Submit(requests []*wire.Request) {
 	}
 	for _, r := range requests {
 		q.assert(r)
-		r.Err, r.Zero = nil, false
+		r.Err, r.Zero, r.Lent = nil, false, nil
 	}
 	q.inFlight.Add(len(requests))
 	if err := q.export.gate.EnterN(q.ctx, len(requests)); err != nil {
@@ -204,7 +204,7 @@ func (q *queue) land(o *op) *op {
 			return nil
 		}
 	}
-	whole.session.Err, whole.session.Zero = err, whole.request.Zero
+	whole.session.Err, whole.session.Zero, whole.session.Lent = err, whole.request.Zero, whole.request.Lent
 	return whole
 }
 

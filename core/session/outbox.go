@@ -3,186 +3,281 @@
 package session
 
 import (
+	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/flexnbd/flexnbd/sdk/wire"
+	"golang.org/x/sys/unix"
 )
 
-// reply is one message to the client: a reply, or one chunk of it.
-type reply struct {
-	head    [headRoom]byte // the first headLen bytes are sent
-	headLen int
-	body    []byte        // sent behind the head
-	payload *wire.Payload // goes back to the queue when body was sent
-	stream  *stream       // sent behind the head, instead of body
-	call    *call         // this message ends it
-}
-
-// headRoom is enough for every header and for all chunks of fixed length.
-const headRoom = 40
-
-// setHead starts a reply with what an nbd.Append function made.
-func (r *reply) setHead(b []byte) { r.headLen = copy(r.head[:], b) }
-
-// outbox holds the replies that wait for the writer. put never blocks: how many
-// there can be is bounded by the requests in flight.
+// outbox sends the replies, many with one system call. put never blocks; how many
+// replies there can be is bounded by the requests in flight.
+//
+// Whoever has put replies pushes: unless somebody is sending already, it sends
+// what is there, its own and others', for as long as that means no waiting. When
+// the socket is full it leaves the rest to the writer, the one goroutine that may
+// wait for the client. So as long as a client keeps up, no reply changes hands.
+//
+//	        push                      socket full, or a stream
+//	idle ----------> somebody sends --------------------------> the writer sends
+//	 ^                  | nothing left                             | nothing left
+//	 +------------------+------------------------------------------+
 type outbox struct {
-	mu     sync.Mutex
-	queue  []reply
-	closed bool
-	wake   chan struct{} // holds one token while there is something to do
-}
+	socket *socket
+	sent   func(*reply)  // called for each reply once, sent or not
+	broken func(error)   // called once, when the socket does not take any more
+	handed chan struct{} // holds a token when the writer is to go on
 
-func newOutbox() *outbox { return &outbox{wake: make(chan struct{}, 1)} }
+	limited atomic.Bool // each wait has a deadline
 
-func (o *outbox) put(replies ...reply) {
-	o.mu.Lock()
-	o.queue = append(o.queue, replies...)
-	o.mu.Unlock()
-	o.signal()
-}
+	mu    sync.Mutex
+	queue []reply // nobody sends them yet
+	busy  bool    // somebody sends
 
-// close lets take return what is left, then nothing.
-func (o *outbox) close() {
-	o.mu.Lock()
-	o.closed = true
-	o.mu.Unlock()
-	o.signal()
-}
+	// The rest is for whoever sends.
 
-func (o *outbox) signal() {
-	select {
-	case o.wake <- struct{}{}:
-	default:
-	}
-}
-
-// take waits for replies and swaps the queue for spare, which is empty. open is
-// false when there will be no more.
-func (o *outbox) take(spare []reply) (batch []reply, open bool) {
-	for {
-		o.mu.Lock()
-		if len(o.queue) > 0 {
-			batch, o.queue = o.queue, spare
-			o.mu.Unlock()
-			return batch, true
-		}
-		closed := o.closed
-		o.mu.Unlock()
-		if closed {
-			return nil, false
-		}
-		<-o.wake
-	}
-}
-
-// writer owns the socket's write side.
-type writer struct {
-	conn   net.Conn
-	outbox *outbox
-	sent   func(*reply) // called for each reply once, sent or not
-	broken func(error)  // called once, when the socket does not take any more
-
-	limited atomic.Bool // each write has a deadline
-	buffers net.Buffers
+	batch   []reply // from at on to be sent
+	at      int
+	offset  int64 // bytes of batch[at] that were sent
+	vectors []unix.Iovec
 	failed  bool
 }
 
-// writeBatch bounds how many buffers one system call gets.
-const writeBatch = 256
+const (
+	// maxVectors bounds how many buffers one system call gets. The kernel's
+	// own limit is 1024.
+	maxVectors = 256
+	// maxKept is how long a batch may be whose memory is kept.
+	maxKept = 1024
+	// lendTime is how long a client may leave the server waiting with a lent
+	// descriptor in its hands. Then the bytes are read into memory, so that a
+	// plugin gets its descriptor back.
+	lendTime = time.Second
+)
 
-// run sends replies until the outbox is closed and empty. After a failure it goes
-// on taking replies, so that what they hold is freed.
-func (w *writer) run() {
-	var spare []reply
+func newOutbox(s *socket, sent func(*reply), broken func(error)) *outbox {
+	return &outbox{socket: s, sent: sent, broken: broken, handed: make(chan struct{}, 1)}
+}
+
+// put adds a reply. A push has to follow.
+func (o *outbox) put(r reply) {
+	o.mu.Lock()
+	o.queue = append(o.queue, r)
+	o.mu.Unlock()
+}
+
+// push sends what is there as far as that means no waiting.
+func (o *outbox) push() {
+	if o.begin() && !o.send(false) {
+		o.handed <- struct{}{} // has room: nobody else is busy
+	}
+}
+
+// begin makes the caller the one who sends, if there is anything to.
+func (o *outbox) begin() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.busy || len(o.queue) == 0 {
+		return false
+	}
+	o.busy = true
+	return true
+}
+
+// refill takes what is there. If that is nothing, the caller no longer is the one
+// who sends.
+func (o *outbox) refill() bool {
+	clear(o.batch)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.queue) == 0 {
+		o.busy = false
+		return false
+	}
+	spare := o.batch[:0]
+	if cap(spare) > maxKept { // do not keep what a burst needed
+		spare = nil
+	}
+	o.batch, o.queue, o.at = o.queue, spare, 0
+	return true
+}
+
+// write is the writer: it sends what was left to it, until close. After a failure
+// it goes on taking replies, so that what they hold is freed.
+func (o *outbox) write() {
+	for range o.handed {
+		o.send(true)
+	}
+}
+
+// close ends the writer once it has sent everything. There must be no put and no
+// push from now on.
+func (o *outbox) close() { close(o.handed) }
+
+// limit gives every wait sendTimeout from now on, the one under way included. Any
+// goroutine may call it.
+func (o *outbox) limit() {
+	o.limited.Store(true)
+	o.socket.limitWrites(sendTimeout)
+}
+
+// send sends until nothing is left, and then returns true and is not busy any
+// more. It returns false if it would have to wait and must not.
+func (o *outbox) send(wait bool) bool {
 	for {
-		batch, open := w.outbox.take(spare[:0])
-		if !open {
+		if o.at == len(o.batch) && !o.refill() {
+			return true
+		}
+		if !o.step(wait) {
+			return false
+		}
+	}
+}
+
+// step gets one step further: it sends some bytes, or ends the first reply.
+func (o *outbox) step(wait bool) bool {
+	r := &o.batch[o.at]
+	switch {
+	case !o.failed && o.offset < r.inMemory():
+		return o.sendMemory(wait)
+	case !o.failed && o.offset < r.length():
+		return o.sendLent(r, wait)
+	case r.stream != nil && !wait:
+		return false
+	case r.stream != nil && !r.stream.drain(o.writeAll):
+		o.hangUp()
+	}
+	o.end()
+	return true
+}
+
+// end takes the first reply off the batch.
+func (o *outbox) end() {
+	r := &o.batch[o.at]
+	if r.lent != nil {
+		r.lent.Leave()
+	}
+	o.sent(r)
+	*r = reply{}
+	o.at++
+	o.offset = 0
+}
+
+// sendMemory sends heads and bodies, of as many replies as it can.
+func (o *outbox) sendMemory(wait bool) bool {
+	more := o.gather()
+	o.renew(wait)
+	n, err := o.socket.send(o.vectors, more, wait)
+	clear(o.vectors)
+	o.advance(int64(n))
+	if errors.Is(err, errWouldWait) {
+		return false
+	}
+	o.check(err)
+	return true
+}
+
+// gather makes vectors of what lies in memory, up to the first reply that goes on
+// with something else. more says whether that is a descriptor.
+func (o *outbox) gather() (more bool) {
+	o.vectors = o.vectors[:0]
+	skip := o.offset
+	for i := o.at; i < len(o.batch) && len(o.vectors) < maxVectors; i++ {
+		r := &o.batch[i]
+		skip = o.add(r.head[:r.headLen], skip)
+		skip = o.add(r.body, skip)
+		if r.stream != nil || r.lent != nil {
+			return r.lent != nil
+		}
+	}
+	return false
+}
+
+// add adds b without its first skip bytes, and returns how many are still to be
+// skipped.
+func (o *outbox) add(b []byte, skip int64) int64 {
+	n := min(skip, int64(len(b)))
+	if b = b[n:]; len(b) > 0 {
+		o.vectors = append(o.vectors, vector(b))
+	}
+	return skip - n
+}
+
+// advance notes that n bytes were sent and ends the replies that are complete.
+func (o *outbox) advance(n int64) {
+	for n > 0 {
+		r := &o.batch[o.at]
+		left := r.length() - o.offset
+		if n < left || r.stream != nil {
+			o.offset += n
 			return
 		}
-		w.send(batch)
-		for i := range batch {
-			w.sent(&batch[i])
-		}
-		clear(batch)
-		spare = batch
-		if cap(spare) > 4*writeBatch { // do not keep what a burst needed
-			spare = nil
-		}
+		n -= left
+		o.end()
 	}
 }
 
-// limit gives every write sendTimeout from now on, the one under way included.
-// Any goroutine may call it.
-func (w *writer) limit() {
-	w.limited.Store(true)
-	_ = w.conn.SetWriteDeadline(time.Now().Add(sendTimeout))
-}
-
-// send writes a batch with as few calls as it can.
-func (w *writer) send(batch []reply) {
-	buffers := w.buffers[:0]
-	for i := range batch {
-		r := &batch[i]
-		if r.headLen > 0 {
-			buffers = append(buffers, r.head[:r.headLen])
-		}
-		if len(r.body) > 0 {
-			buffers = append(buffers, r.body)
-		}
-		if r.stream != nil {
-			buffers = w.flush(buffers)
-			if !r.stream.drain(w.write) {
-				w.hangUp()
-			}
-		}
-		if len(buffers) >= writeBatch {
-			buffers = w.flush(buffers)
-		}
+// sendLent sends bytes from a lent descriptor. What it can't send so, and what the
+// client is slow to take, it reads into memory.
+func (o *outbox) sendLent(r *reply, wait bool) bool {
+	n, err := o.fromDescriptor(r, false)
+	if wait && errors.Is(err, errWouldWait) {
+		o.socket.limitWrites(lendTime)
+		n, err = o.fromDescriptor(r, true)
+		o.socket.limitWrites(0)
 	}
-	w.buffers = w.flush(buffers)
-}
-
-// flush writes the buffers and returns the empty slice for reuse.
-func (w *writer) flush(buffers net.Buffers) net.Buffers {
-	if len(buffers) > 0 && !w.failed {
-		out := buffers // WriteTo consumes its receiver
-		w.renew()
-		_, err := out.WriteTo(w.conn)
-		w.check(err)
+	switch {
+	case n > 0:
+		o.advance(int64(n))
+		return true
+	case errors.Is(err, errWouldWait) && !wait:
+		return false
+	case errors.Is(err, net.ErrClosed):
+		o.check(err)
+		return true
 	}
-	clear(buffers)
-	return buffers[:0]
+	if err := r.read(); err != nil {
+		o.check(fmt.Errorf("READ failed after its reply had begun: %w", err))
+		o.hangUp()
+	}
+	return true
 }
 
-func (w *writer) write(b []byte) {
-	if !w.failed {
-		w.renew()
-		_, err := w.conn.Write(b)
-		w.check(err)
+// fromDescriptor is one call of sendfile.
+func (o *outbox) fromDescriptor(r *reply, wait bool) (int, error) {
+	done := o.offset - r.inMemory()
+	return o.socket.sendFile(r.lent.FD(), r.from+done, int(r.lentLength-done), wait)
+}
+
+// writeAll sends a stream's piece. It does nothing once the socket has failed, so
+// that the stream goes on.
+func (o *outbox) writeAll(b []byte) {
+	if !o.failed {
+		o.renew(true)
+		o.check(o.socket.writeAll(b))
 	}
 }
 
-// renew starts the time of one write.
-func (w *writer) renew() {
-	if w.limited.Load() {
-		_ = w.conn.SetWriteDeadline(time.Now().Add(sendTimeout))
+// renew starts the time of one wait.
+func (o *outbox) renew(wait bool) {
+	if wait && o.limited.Load() {
+		o.socket.limitWrites(sendTimeout)
 	}
 }
 
 // hangUp sends nothing more, not even what is queued: the client would take it
 // for the data that it is still owed. Who cut the data short has told the reader.
-func (w *writer) hangUp() {
-	w.failed = true
-	closeWrite(w.conn)
+func (o *outbox) hangUp() {
+	o.failed = true
+	closeWrite(o.socket.Conn)
 }
 
-func (w *writer) check(err error) {
-	if err != nil && !w.failed {
-		w.failed = true
-		w.broken(err)
+func (o *outbox) check(err error) {
+	if err != nil && !o.failed {
+		o.failed = true
+		o.broken(err)
 	}
 }

@@ -29,18 +29,16 @@ func TestQueuedRepliesLeaveWithOneSystemCall(t *testing.T) {
 	near, far := socketpair(t, unix.SOCK_SEQPACKET)
 	defer near.Close()
 	defer far.Close()
-	const n = 100 // two buffers each, fewer than writeBatch
-	o := newOutbox()
+	const n = 100 // two buffers each, fewer than maxVectors
+	sent := 0
+	o := newOutbox(newSocket(far), func(*reply) { sent++ }, func(err error) { t.Error(err) })
 	var want []byte
 	for i := range n {
 		r := message(i)
 		want = append(append(want, r.head[:r.headLen]...), r.body...)
 		o.put(r)
 	}
-	o.close()
-	sent := 0
-	w := &writer{conn: far, outbox: o, sent: func(*reply) { sent++ }, broken: func(err error) { t.Error(err) }}
-	w.run()
+	o.push()
 	got := make([]byte, 2*len(want))
 	_ = near.SetReadDeadline(time.Now().Add(patience))
 	size, err := near.Read(got)
@@ -55,16 +53,16 @@ func TestRepliesAreFreedAfterAFailure(t *testing.T) {
 	near, far := socketpair(t, unix.SOCK_STREAM)
 	near.Close()
 	defer far.Close()
-	o := newOutbox()
 	sent, broken := 0, 0
-	w := &writer{conn: far, outbox: o, sent: func(*reply) { sent++ }, broken: func(error) { broken++ }}
+	o := newOutbox(newSocket(far), func(*reply) { sent++ }, func(error) { broken++ })
 	done := make(chan struct{})
-	go func() { defer close(done); w.run() }()
+	go func() { defer close(done); o.write() }()
 	for i := range 1000 {
 		o.put(message(i))
 	}
 	s := &stream{ready: make(chan []byte), sent: make(chan struct{})}
 	o.put(reply{stream: s})
+	o.push()
 	s.send([]byte("nobody takes this"))
 	close(s.ready)
 	o.close()
@@ -79,16 +77,16 @@ func TestRepliesAreFreedAfterAFailure(t *testing.T) {
 func TestLastRepliesMayTakeLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
-		o := newOutbox()
 		var failure error
-		w := &writer{conn: far, outbox: o, sent: func(*reply) {}, broken: func(err error) { failure = err }}
-		w.limit()
+		o := newOutbox(newSocket(far), func(*reply) {}, func(err error) { failure = err })
+		o.limit()
 		const pieces = 20
 		s := &stream{ready: make(chan []byte), sent: make(chan struct{})}
 		o.put(reply{stream: s})
+		o.push()
 		o.close()
 		done := make(chan struct{})
-		go func() { defer close(done); w.run() }()
+		go func() { defer close(done); o.write() }()
 		go func() {
 			for range pieces {
 				s.send(make([]byte, wire.MaxPayload))
@@ -113,16 +111,16 @@ func TestLastRepliesDoNotWaitForADeadClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		defer near.Close()
-		o := newOutbox()
 		var failure error
-		w := &writer{conn: far, outbox: o, sent: func(*reply) {}, broken: func(err error) { failure = err }}
+		o := newOutbox(newSocket(far), func(*reply) {}, func(err error) { failure = err })
 		o.put(message(1))
+		o.push()
 		o.close()
 		done := make(chan struct{})
 		began := time.Now()
-		go func() { defer close(done); w.run() }()
+		go func() { defer close(done); o.write() }()
 		synctest.Wait()
-		w.limit() // while a write is under way
+		o.limit() // while a write is under way
 		<-done
 		var timeout net.Error
 		if took := time.Since(began); took != sendTimeout || !errors.As(failure, &timeout) || !timeout.Timeout() {

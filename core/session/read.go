@@ -17,7 +17,7 @@ var zeroes [wire.MaxPayload]byte
 func (t *transmission) read(c *call) error {
 	off, left := int64(c.request.Offset), int64(c.request.Length)
 	if left > wire.MaxPayload && (!t.agreed.structured || c.request.Flags.Has(nbd.CmdFlagDF)) {
-		t.tasks.Go(func() { t.stream(c) })
+		t.task(func() { t.stream(c) })
 		return nil
 	}
 	only := left <= wire.MaxPayload
@@ -28,7 +28,7 @@ func (t *transmission) read(c *call) error {
 			return err
 		}
 		p := c.add(wire.OpRead, off, n, data)
-		p.only = only
+		p.only, p.request.MayLend = only, true
 		t.batch = append(t.batch, &p.request)
 		off, left = off+n, left-n
 	}
@@ -42,9 +42,11 @@ func (c *call) data(p *piece) reply {
 	if c.t.agreed.structured {
 		return c.chunk(p, nbd.ChunkFlagDone)
 	}
-	out := reply{payload: r.Data, body: r.Data.Bytes}
+	out := reply{payload: r.Data}
 	if r.Zero {
 		out.body = zeroes[:r.Length]
+	} else {
+		out.carry(r)
 	}
 	out.setHead(nbd.AppendSimpleReply(out.head[:0], 0, c.request.Cookie))
 	return out
@@ -59,7 +61,7 @@ func (c *call) chunk(p *piece, flags nbd.ChunkFlags) reply {
 		return out
 	}
 	out.setHead(nbd.AppendOffsetData(out.head[:0], flags, c.request.Cookie, uint64(r.Offset), uint32(r.Length)))
-	out.body = r.Data.Bytes
+	out.carry(r)
 	return out
 }
 

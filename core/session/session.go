@@ -54,9 +54,8 @@ const (
 	lingerTimeout = time.Second
 )
 
-// readBuffer holds the headers of a thousand requests. Payloads longer than that
-// bypass it.
-const readBuffer = 32 << 10
+// handshakeBuffer is enough for most of what a client says in its handshake.
+const handshakeBuffer = 1 << 10
 
 // Serve talks to one client until it leaves, breaks the protocol, or the server
 // stops, and closes conn. When ctx ends the connection is cut.
@@ -79,13 +78,14 @@ func Serve(ctx context.Context, conn net.Conn, config Config) error {
 		_ = conn.Close()
 	}()
 
-	in := bufio.NewReaderSize(conn, readBuffer)
+	in := bufio.NewReaderSize(conn, handshakeBuffer)
 	agreed, err := negotiate(conn, in, config)
 	if err != nil {
 		return describe(ctx, "handshake", unlessGone(err))
 	}
 	if agreed != nil {
-		err = newTransmission(ctx, conn, in, config, agreed).run()
+		ahead, _ := in.Peek(in.Buffered())
+		err = newTransmission(ctx, conn, ahead, config, agreed).run()
 	}
 	linger(conn)
 	return describe(ctx, "transmission", err)

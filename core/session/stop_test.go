@@ -185,7 +185,7 @@ func TestEndDestroysNoReplies(t *testing.T) {
 	near, far := tcpPair(t)
 	c, _ := transmitOver(t, near, far, open(t, newDisk(testSize)), false)
 	read := c.send(nbd.CmdRead, 0, 0, 65536)
-	c.say(nbd.AppendRequest(nil, nbd.Request{Command: nbd.CmdDisc}), make([]byte, 4*readBuffer))
+	c.say(nbd.AppendRequest(nil, nbd.Request{Command: nbd.CmdDisc}), make([]byte, intakeSize))
 	if got := c.next(); got.cookie != read || len(got.data) != 65536 {
 		t.Errorf("got %+v", got)
 	}

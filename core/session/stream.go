@@ -73,6 +73,7 @@ func (t *transmission) stream(c *call) {
 	}
 	s := &stream{ready: make(chan []byte, streamDepth), sent: make(chan struct{}, streamDepth)}
 	t.outbox.put(c.streamHead(s))
+	t.outbox.push()
 	err = s.feed(a, first, t.agreed.structured)
 	close(s.ready)
 	t.outbox.put(c.streamEnd(s, err))

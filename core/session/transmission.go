@@ -3,7 +3,6 @@
 package session
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -30,7 +29,7 @@ type transmission struct {
 	ctx    context.Context // ends when the connection is cut
 	cut    context.CancelFunc
 	conn   net.Conn
-	in     *bufio.Reader
+	in     *intake
 	export *export.Export
 	agreed *agreement
 	log    hclog.Logger
@@ -54,14 +53,16 @@ type transmission struct {
 	fatal    atomic.Pointer[error] // why the connection has to end
 }
 
-func newTransmission(ctx context.Context, conn net.Conn, in *bufio.Reader, config Config, agreed *agreement) *transmission {
+// newTransmission makes the phase that follows a handshake, which has read ahead
+// bytes of it.
+func newTransmission(ctx context.Context, conn net.Conn, ahead []byte, config Config, agreed *agreement) *transmission {
+	socket := newSocket(conn)
 	t := &transmission{
 		conn:     conn,
-		in:       in,
+		in:       newIntake(socket, ahead),
 		export:   config.Export,
 		agreed:   agreed,
 		log:      config.Log,
-		outbox:   newOutbox(),
 		underway: underway{limit: config.RequestTimeout},
 		slots:    make(chan struct{}, maxRequests),
 		streams:  make(chan struct{}, 1),
@@ -69,6 +70,7 @@ func newTransmission(ctx context.Context, conn net.Conn, in *bufio.Reader, confi
 		caches:   make(chan struct{}, 1),
 		stop:     config.Stopping,
 	}
+	t.outbox = newOutbox(socket, t.sent, t.fail)
 	t.ctx, t.cut = context.WithCancel(ctx)
 	t.queue = t.export.NewQueue(t.ctx, t.sink)
 	return t
@@ -80,8 +82,7 @@ func newTransmission(ctx context.Context, conn net.Conn, in *bufio.Reader, confi
 func (t *transmission) run() error {
 	defer t.cut()
 	var writers sync.WaitGroup
-	w := &writer{conn: t.conn, outbox: t.outbox, sent: t.sent, broken: t.fail}
-	writers.Go(w.run)
+	writers.Go(t.outbox.write)
 	done := make(chan struct{})
 	var watchers sync.WaitGroup
 	watchers.Go(func() { t.watchStop(done) })
@@ -92,7 +93,7 @@ func (t *transmission) run() error {
 	err := t.receive()
 
 	t.received.Store(true)
-	w.limit()
+	t.outbox.limit()
 	t.submit()
 	t.tasks.Wait()
 	t.inFlight.Wait()
@@ -173,10 +174,10 @@ func (t *transmission) receive() error {
 // nextRequest returns the next header. What was read before is submitted first
 // if there is none to be had without waiting.
 func (t *transmission) nextRequest() (nbd.Request, error) {
-	if t.in.Buffered() < nbd.RequestSize {
+	if t.in.buffered() < nbd.RequestSize {
 		t.submit()
 	}
-	b, err := t.in.Peek(nbd.RequestSize)
+	b, err := t.in.next()
 	if err != nil {
 		if errors.Is(err, io.EOF) && len(b) > 0 {
 			err = fmt.Errorf("the client left in the middle of a request: %w", io.ErrUnexpectedEOF)
@@ -184,7 +185,7 @@ func (t *transmission) nextRequest() (nbd.Request, error) {
 		return nbd.Request{}, err
 	}
 	r, err := nbd.DecodeRequest(b)
-	_, _ = t.in.Discard(nbd.RequestSize)
+	t.in.skip(nbd.RequestSize)
 	return r, err
 }
 
@@ -237,9 +238,9 @@ func (t *transmission) handle(c *call) error {
 	case nbd.CmdTrim, nbd.CmdWriteZeroes:
 		t.zero(c)
 	case nbd.CmdCache:
-		t.tasks.Go(func() { t.cache(c) })
+		t.task(func() { t.cache(c) })
 	case nbd.CmdBlockStatus:
-		t.tasks.Go(func() { t.blockStatus(c) })
+		t.task(func() { t.blockStatus(c) })
 	default:
 		panic("session: a command that was not validated: " + c.request.Command.String())
 	}
@@ -261,14 +262,24 @@ func midway(err error) error {
 	return err
 }
 
-// submit hands the batch to the queue.
+// submit hands the batch to the queue, and sees to it that what was answered
+// without the queue is sent.
 func (t *transmission) submit() {
-	if len(t.batch) == 0 {
-		return
+	if len(t.batch) > 0 {
+		t.start(t.batch)
+		clear(t.batch)
+		t.batch = t.batch[:0]
 	}
-	t.start(t.batch)
-	clear(t.batch)
-	t.batch = t.batch[:0]
+	t.outbox.push()
+}
+
+// task runs what works on one request for longer, and sees to it that the answer is
+// sent.
+func (t *transmission) task(do func()) {
+	t.tasks.Go(func() {
+		do()
+		t.outbox.push()
+	})
 }
 
 // start submits requests. Any goroutine may.
@@ -292,13 +303,14 @@ func (t *transmission) sink(done []*wire.Request) {
 	for _, r := range done {
 		r.Owner.(owner).completed()
 	}
+	t.outbox.push()
 	t.inFlight.Add(-len(done))
 }
 
 // owner is the Owner of every request that a session submits.
 type owner interface{ completed() }
 
-// sent is called by the writer for every reply once it has been sent, or could
+// sent is called by the outbox for every reply once it has been sent, or could
 // not be.
 func (t *transmission) sent(r *reply) {
 	if r.payload != nil {

@@ -3,8 +3,6 @@
 package session
 
 import (
-	"io"
-
 	"github.com/flexnbd/flexnbd/sdk/wire"
 )
 
@@ -39,18 +37,16 @@ func (t *transmission) write(c *call) error {
 // fill reads payload. What was read before is submitted first if that means
 // waiting.
 func (t *transmission) fill(b []byte) error {
-	if t.in.Buffered() < len(b) {
+	if t.in.buffered() < len(b) {
 		t.submit()
 	}
-	_, err := io.ReadFull(t.in, b)
-	return midway(err)
+	return midway(t.in.read(b))
 }
 
 // discard reads payload that nobody wants.
 func (t *transmission) discard(n int64) error {
-	if int64(t.in.Buffered()) < n {
+	if int64(t.in.buffered()) < n {
 		t.submit()
 	}
-	_, err := t.in.Discard(int(n))
-	return midway(err)
+	return midway(t.in.discard(n))
 }

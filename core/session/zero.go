@@ -19,7 +19,7 @@ func (t *transmission) zero(c *call) {
 		c.finish()
 		return
 	}
-	t.tasks.Go(func() {
+	t.task(func() {
 		off, left := int64(c.request.Offset), int64(c.request.Length)
 		for left > 0 {
 			n := min(left, export.MaxZeroPiece)

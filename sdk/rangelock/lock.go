@@ -57,6 +57,18 @@ func (l *Lock) Lock(ctx context.Context, start, end int64, exclusive bool) (*Cla
 	}
 }
 
+// TryLock is Lock that returns nil where Lock would wait.
+func (l *Lock) TryLock(start, end int64, exclusive bool) *Claim {
+	c := &Claim{start: start, end: end, exclusive: exclusive}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if slices.ContainsFunc(l.queue, c.conflicts) {
+		return nil
+	}
+	l.queue = append(l.queue, c)
+	return c
+}
+
 // Unlock gives a claim back and lets in those that waited for it alone.
 func (l *Lock) Unlock(c *Claim) {
 	l.mu.Lock()

@@ -94,7 +94,7 @@ func (a *adapter) Submit(batch []*Request) {
 		if (r.Op == OpRead || r.Op == OpWrite) && int64(len(r.Data.Bytes)) != r.Length {
 			panic(fmt.Sprintf("wire: %v of %d bytes was submitted with a payload of %d", r.Op, r.Length, len(r.Data.Bytes)))
 		}
-		r.Err, r.Zero = nil, false
+		r.Err, r.Zero, r.Lent = nil, false, nil
 		go a.run(r)
 	}
 }

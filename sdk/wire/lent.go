@@ -4,9 +4,13 @@ package wire
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync/atomic"
+
+	"golang.org/x/sys/unix"
 )
 
 // Lent is a descriptor that a backend has lent to this process (see
@@ -88,10 +92,13 @@ const lentClosed = 1 << 62
 func (l *Lent) Ended() <-chan struct{} { return l.over }
 
 // AwaitRevocation returns nil when the plugin wants the descriptor back, else
-// why that can't be known any more: the context's error, or [ErrPluginGone].
+// why that can't be known any more: the context's error, [ErrPluginGone], or that
+// the disk was closed or the plugin does not know the call.
 func (l *Lent) AwaitRevocation(ctx context.Context) error { return l.awaitRevocation(ctx) }
 
-// GiveBack ends the loan, waits until nobody is inside and tells the plugin.
+// GiveBack ends the loan, waits until nobody is inside and tells the plugin. One
+// that is gone gives [ErrPluginGone], and needs not be told. After any other error
+// it may be called again.
 func (l *Lent) GiveBack(ctx context.Context) error {
 	l.End()
 	select {
@@ -100,4 +107,22 @@ func (l *Lent) GiveBack(ctx context.Context) error {
 		return fmt.Errorf("the descriptor is still in use: %w", ctx.Err())
 	}
 	return l.giveBack(ctx)
+}
+
+// ReadAt fills p with the bytes at off, for somebody who is inside. It waits for
+// the device.
+func (l *Lent) ReadAt(p []byte, off int64) error {
+	for len(p) > 0 {
+		n, err := unix.Pread(l.fd, p, off)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return err
+		case n == 0:
+			return io.ErrUnexpectedEOF
+		}
+		p, off = p[n:], off+int64(n)
+	}
+	return nil
 }

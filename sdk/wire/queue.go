@@ -42,6 +42,14 @@ type Queue interface {
 	Close() error
 }
 
+// Queuer is a Store with a queue of its own, faster than the one that NewQueue
+// makes of any Store.
+type Queuer interface {
+	// NewQueue returns a queue for one connection. ctx is the context of every
+	// call to the Store.
+	NewQueue(ctx context.Context, sink Sink) Queue
+}
+
 // Sink receives completed requests, several at once where they completed
 // together. It must not block and must not keep the slice. Sinks of one queue
 // may run at the same time on several goroutines.
