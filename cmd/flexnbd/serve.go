@@ -25,6 +25,8 @@ type serveCommand struct {
 	Killswitch  bool    `short:"k" long:"killswitch" description:"Disconnect a client one of whose requests takes over 120 seconds"`
 	Backend     *string `long:"backend" value-name:"NAME|/PATH[,key=value...]" description:"The backend plugin (default: blockdev for a block device, else file)"`
 
+	Lane string `long:"lane" choice:"rpc" choice:"file" description:"How data passes between flexnbd and the backend (default: the fastest that both can)"`
+
 	pluginOptions
 	app *app
 }
@@ -51,6 +53,14 @@ func (c *serveCommand) requestTimeout() time.Duration {
 		return killswitchTime
 	}
 	return 0
+}
+
+// lanes are what the backend is offered, best first.
+func (c *serveCommand) lanes() []string {
+	if c.Lane != "" {
+		return []string{c.Lane}
+	}
+	return []string{wire.LaneFile, wire.LaneRPC}
 }
 
 // backend is what --backend says. Without it what --file names decides.
@@ -90,7 +100,7 @@ func (c *serveCommand) Execute(args []string) error {
 		acl:       list,
 		log:       c.app.logger("main"),
 		backend:   backend,
-		disk:      wire.Disk{Location: c.File, ReadOnly: c.ReadOnly, Options: spec.Options},
+		disk:      wire.Disk{Location: c.File, ReadOnly: c.ReadOnly, Options: spec.Options, Lanes: c.lanes()},
 		transport: carrier,
 		at:        at,
 	}

@@ -162,6 +162,7 @@ func (s *serving) status(context.Context, []string) control.Answer {
 		p.Add("disk_id", id)
 	}
 	addPlugin(&p, "backend", s.store.Process())
+	p.Add("lane", s.store.Lane())
 	p.Add("backend_restarts", s.store.Restarts())
 	p.Add("backend_state", s.store.State())
 	addPlugin(&p, "transport", s.listener.Process())

@@ -14,6 +14,7 @@ import (
 	"github.com/flexnbd/flexnbd/sdk/rangelock"
 	"github.com/flexnbd/flexnbd/sdk/store"
 	"github.com/flexnbd/flexnbd/sdk/wire"
+	"github.com/flexnbd/flexnbd/sdk/wire/filelane"
 )
 
 // Disk is a store that outlives its backend's process. When that crashes or
@@ -52,6 +53,7 @@ type Disk struct {
 
 	info   store.Info
 	ranges rangelock.Lock
+	lane   *filelane.Lane // over ranges
 
 	flushRepeatable bool // whether a call that makes durable is repeated
 
@@ -83,9 +85,14 @@ type Disk struct {
 type opened struct {
 	process *Process
 	store   store.Store
+	lent    *wire.Lent // nil without a loan
+	refused error      // why there is none, if there might have been
 }
 
-var _ store.Store = (*Disk)(nil)
+var (
+	_ store.Store = (*Disk)(nil)
+	_ wire.Queuer = (*Disk)(nil)
+)
 
 // ErrAbandoned is inside the error of every call after Abandon.
 var ErrAbandoned = errors.New("the disk was given up")
@@ -95,6 +102,7 @@ var ErrAbandoned = errors.New("the disk was given up")
 func (h *Host) OpenDisk(ctx context.Context, program Program, disk wire.Disk) (*Disk, error) {
 	d := &Disk{host: h, program: program, open: disk, log: h.log}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
+	d.lane = filelane.New(&d.ranges)
 	o, err := d.start(ctx)
 	if err != nil {
 		d.cancel()
@@ -160,20 +168,42 @@ func (d *Disk) start(ctx context.Context) (*opened, error) {
 	}
 	disk := d.open
 	disk.Lease = d.lease
-	s, lease, err := process.openDisk(ctx, disk)
+	s, err := process.OpenDisk(ctx, disk)
 	switch {
 	case errors.Is(err, wire.ErrPluginGone):
 		return nil, errors.Join(err, process.endLost())
-	case err == nil:
-		err = d.keepLease(lease)
-	}
-	if err != nil {
+	case err != nil:
 		return nil, errors.Join(err, process.end())
 	}
-	if d.lost != nil {
-		s = &undurable{Store: s, why: d.lost}
+	o := &opened{process: process, store: s}
+	if err := d.takeDescriptors(o); err != nil {
+		return nil, errors.Join(err, o.end())
 	}
-	return &opened{process: process, store: s}, nil
+	if d.lost != nil {
+		o.store = &undurable{Store: s, why: d.lost}
+	}
+	return o, nil
+}
+
+// takeDescriptors takes what an answer brought besides the disk.
+func (d *Disk) takeDescriptors(o *opened) error {
+	remote := o.store.(*namedStore).Store
+	if taker, ok := remote.(wire.LentTaker); ok {
+		o.lent, o.refused = taker.TakeLent()
+	}
+	var lease *os.File
+	if taker, ok := remote.(wire.LeaseTaker); ok {
+		lease = taker.TakeLease()
+	}
+	return d.keepLease(lease)
+}
+
+// end ends a process that is not to serve the disk, after all.
+func (o *opened) end() error {
+	if o.lent != nil {
+		o.lent.End()
+	}
+	return o.process.end()
 }
 
 // becomeServing fails if the disk was broken meanwhile.
@@ -184,6 +214,7 @@ func (d *Disk) becomeServing(o *opened) error {
 		return d.broken
 	}
 	d.current, d.process = o, o.process
+	d.useLoan(o)
 	if d.again != nil {
 		close(d.again)
 		d.again = nil
@@ -215,6 +246,7 @@ func (d *Disk) becomeBroken(err error) (was *opened, first bool) {
 	if first = d.broken == nil; first {
 		d.broken = err
 	}
+	d.endLoan()
 	if d.again != nil {
 		close(d.again)
 		d.again = nil

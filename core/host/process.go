@@ -162,24 +162,11 @@ func (p *Process) Stalled() <-chan struct{} { return p.runner.stalled }
 // OpenDisk opens a disk. The store's errors name the plugin. See [Disk] for a
 // store that outlives this process.
 func (p *Process) OpenDisk(ctx context.Context, disk wire.Disk) (store.Store, error) {
-	s, lease, err := p.openDisk(ctx, disk)
-	if lease != nil {
-		_ = lease.Close()
-	}
-	return s, err
-}
-
-// openDisk also returns the lease, which may be nil: it keeps the backend's lock
-// on the disk for as long as it is open.
-func (p *Process) openDisk(ctx context.Context, disk wire.Disk) (s store.Store, lease *os.File, err error) {
-	s, err = p.wire.OpenDisk(ctx, disk)
+	s, err := p.wire.OpenDisk(ctx, disk)
 	if err != nil {
-		return nil, nil, p.named(err)
+		return nil, p.named(err)
 	}
-	if taker, ok := s.(wire.LeaseTaker); ok {
-		lease = taker.TakeLease()
-	}
-	return &namedStore{Store: s, process: p}, lease, nil
+	return &namedStore{Store: s, process: p}, nil
 }
 
 // Transport returns the transport. Its errors name the plugin.

@@ -48,7 +48,10 @@ func (d *Disk) startAgain(ctx context.Context) error {
 		return err
 	}
 	if err := d.changed(o.store.Info()); err != nil {
-		return errors.Join(err, o.process.end())
+		return errors.Join(err, o.end())
+	}
+	if err := d.finishLoan(ctx); err != nil {
+		return errors.Join(err, o.end())
 	}
 	d.mu.Lock()
 	hooks := slices.Clone(d.onRestart)
@@ -57,7 +60,7 @@ func (d *Disk) startAgain(ctx context.Context) error {
 		f()
 	}
 	if err := d.becomeServing(o); err != nil {
-		return errors.Join(err, o.process.end())
+		return errors.Join(err, o.end())
 	}
 	inFlight := "repeated"
 	if !d.info.Replayable {

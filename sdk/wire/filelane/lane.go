@@ -38,6 +38,13 @@ func (l *Lane) Use(lent *wire.Lent) (before *wire.Lent) {
 	return before
 }
 
+// Drop makes queues use the fallback if lent is what they use.
+func (l *Lane) Drop(lent *wire.Lent) {
+	if f := l.file.Load(); f != nil && f.lent == lent {
+		l.file.CompareAndSwap(f, nil)
+	}
+}
+
 // InUse says whether there is a loan.
 func (l *Lane) InUse() bool { return l.file.Load() != nil }
 
