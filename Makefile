@@ -8,6 +8,7 @@ DESTDIR  ?=
 FUZZTIME ?= 60s
 FUZZKEEP ?= 16
 PKG      ?= ./...
+COUNT    ?= 10
 
 BINDIR    = $(DESTDIR)$(PREFIX)/bin
 MANDIR    = $(DESTDIR)$(PREFIX)/share/man
@@ -24,7 +25,7 @@ CC_FOUND := $(shell command -v $(firstword $(shell $(GO) env CC)) 2>/dev/null)
 RACE      = $(if $(CC_FOUND),-race,)
 
 .DEFAULT_GOAL := build
-.PHONY: build test vet demo lint lint-arrows fmt-check man-check fuzz bench soak \
+.PHONY: build test vet demo lint lint-arrows fmt-check man-check fuzz bench bench-compare soak \
 	proto proto-check changelog changelog-check install uninstall clean help
 
 build: ## bin/flexnbd and the separate plugin binaries (the default)
@@ -62,9 +63,14 @@ man-check: ## the manual page is well formed (needs mandoc)
 fuzz: ## run each fuzz target (in PKG) for FUZZTIME (60s), keep some of what it found
 	GO='$(GO)' FUZZKEEP='$(FUZZKEEP)' tools/fuzz.sh '$(FUZZTIME)' $(PKG)
 
-bench: build ## whole-program figures, then the Go benchmarks
+bench: build ## flexnbd's own figures, side by side with other NBD servers (half an hour, root for loop devices), Go benchmarks
 	$(GO) run ./bench
+	$(GO) run ./bench compare
 	$(GO) test -run '^$$' -bench . -benchmem $(PKG)
+
+bench-compare: bin/tools/benchstat ## Go benchmarks (in PKG, COUNT times) of this tree and of REF, in turns
+	@test -n '$(REF)' || { echo 'usage: make bench-compare REF=commit [PKG=./core/nbd] [COUNT=10]' >&2; exit 2; }
+	GO='$(GO)' COUNT='$(COUNT)' tools/bench-compare.sh '$(REF)' $(PKG)
 
 soak: build ## the long tests, until they end
 	$(GO) test -tags soak -run Soak -timeout 0 -count 1 -v ./test/...

@@ -4,28 +4,49 @@
 // reports. It needs bin/flexnbd (make build) and asserts nothing: the machines it
 // runs on are shared and noisy.
 //
-//	go run ./bench            # everything
-//	go run ./bench ready idle # some of it
+//	go run ./bench                  # flexnbd's own figures
+//	go run ./bench ready idle       # some of them
+//	go run ./bench compare          # side by side with other NBD servers
+//	go run ./bench compare -rounds 5 -scenario r4k -medium tmpfs
+//	go run ./bench compare -help
 package main
 
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
+	"strings"
+
+	"github.com/flexnbd/flexnbd/bench/compare"
 )
 
-// figures are what can be measured, in the order they are.
-var figures = []struct {
+// figure is something to measure.
+type figure struct {
 	name    string
 	measure func(binary string) ([]row, error)
-}{
+}
+
+// figures are what can be measured, in the order they are.
+var figures = []figure{
 	{"ready", measureReady},
 	{"idle", measureIdle},
 	{"payload", measurePayload},
 }
 
+func names() (list []string) {
+	for _, f := range figures {
+		list = append(list, f.name)
+	}
+	return list
+}
+
 // row is one line of the report.
 type row struct{ what, value, aim string }
+
+// The main goroutine stays on the main thread, as servers are to be killed when the
+// thread ends that started them.
+func init() { runtime.LockOSThread() }
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -38,6 +59,14 @@ func run(wanted []string) error {
 	const binary = "bin/flexnbd"
 	if _, err := os.Stat(binary); err != nil {
 		return fmt.Errorf("%w; run 'make build' in the top folder, and bench from there", err)
+	}
+	if len(wanted) > 0 && wanted[0] == "compare" {
+		return compare.Main(binary, wanted[1:], os.Stdout)
+	}
+	for _, name := range wanted {
+		if !slices.ContainsFunc(figures, func(f figure) bool { return f.name == name }) {
+			return fmt.Errorf("there is no figure %q; there are %s, and compare", name, strings.Join(names(), ", "))
+		}
 	}
 	fmt.Printf("%-60s %14s  %s\n", "what", "measured", "aim")
 	for _, f := range figures {

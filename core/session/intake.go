@@ -21,6 +21,7 @@ type intake struct {
 	r, w   int
 
 	payload []byte // of a write, being read
+	ahead   int    // how many bytes to read besides what is wanted
 	vectors [2]unix.Iovec
 
 	// The two functions of socket.readInto, made once.
@@ -28,16 +29,21 @@ type intake struct {
 	empty func()
 }
 
-// intakeSize is enough for the requests of one moment; payloads longer than that
-// bypass the buffer.
-const intakeSize = 128 << 10
+const (
+	// intakeSize is enough for the requests of one moment.
+	intakeSize = 128 << 10
+	// longPayload is the length in bytes from which on payloads bypass the
+	// buffer: to copy them a second time would cost more than it saves in system
+	// calls. Behind one, only a header is read ahead, since another may follow.
+	longPayload = 16 << 10
+)
 
 var intakes = sync.Pool{New: func() any { return new([intakeSize]byte) }}
 
 // newIntake makes an intake that begins with what the handshake has read too
 // much.
 func newIntake(s *socket, ahead []byte) *intake {
-	in := &intake{socket: s}
+	in := &intake{socket: s, ahead: intakeSize}
 	in.place, in.empty = in.room, in.release
 	if len(ahead) > 0 {
 		in.buffer = intakes.Get().(*[intakeSize]byte)
@@ -72,6 +78,10 @@ func (in *intake) skip(n int) { in.r += n }
 
 // read waits until p is full.
 func (in *intake) read(p []byte) error {
+	in.ahead = intakeSize
+	if len(p) >= longPayload {
+		in.ahead = nbd.RequestSize
+	}
 	for {
 		n := copy(p, in.bytes(min(len(p), in.buffered())))
 		in.skip(n)
@@ -134,7 +144,7 @@ func (in *intake) room() []unix.Iovec {
 	if len(in.payload) > 0 {
 		vectors = append(vectors, vector(in.payload))
 	}
-	return append(vectors, vector(in.buffer[in.w:]))
+	return append(vectors, vector(in.buffer[in.w:min(in.w+in.ahead, intakeSize)]))
 }
 
 // release gives the buffer back if there is nothing in it.

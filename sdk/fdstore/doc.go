@@ -44,6 +44,28 @@
 // Flush and FUA after it fails with the same error until the file is opened
 // anew: see latch.
 //
+// # Lending
+//
+// The Store lends its descriptor, and the core reads and writes on it beside the
+// Store. Nothing in here takes itself for the descriptor's only user:
+//
+//   - The bytes are in the page cache and nowhere else. The kernel keeps reads,
+//     writes and punches apart, whichever process they come from; that is what two
+//     goroutines of this process rely on as well. Only bytes that were asked for are
+//     ever changed: the edges that block writes around what a device zeroes are
+//     zeroes of the range itself, and never a page read and written back.
+//   - Offsets are explicit. Extents moves the descriptor's own, from which nobody
+//     reads.
+//   - A lost write is reported once to each open file description, and this one is
+//     shared. But the report waits for a sync (fsync, fdatasync, sync_file_range, a
+//     write with RWF_DSYNC), whoever lost the write; reading, plain writing and the
+//     closing of a duplicate leave it where it is. The core does not sync on what it
+//     has borrowed. So every report goes to a sync of the Store, and the latch
+//     sees it.
+//   - fdatasync covers the file, whoever wrote to it.
+//   - Whoever borrows has to look out for an end that came nearer, as the Store does.
+//   - The lock goes with the last duplicate of the descriptor, a loan's too.
+//
 // # Locks
 //
 // The only lock in memory is the one inside latch, held shared around each sync.

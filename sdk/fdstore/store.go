@@ -37,8 +37,14 @@ type Store struct {
 	info   store.Info
 	medium medium
 	latch  latch
+	loan   *store.Loan
 	sys    syscalls
 }
+
+var (
+	_ store.Leaser = (*Store)(nil)
+	_ store.Lender = (*Store)(nil)
+)
 
 // medium is what sets one kind of file apart from another.
 type medium interface {
@@ -79,7 +85,7 @@ func Reopen(lease *os.File, name string, o Options) (*Store, error) {
 }
 
 func newStore(f *os.File, o Options, sys syscalls) (*Store, error) {
-	s := &Store{file: f, fd: int(f.Fd()), sys: sys}
+	s := &Store{file: f, fd: int(f.Fd()), loan: store.NewLoan(f), sys: sys}
 	if err := s.checkMode(o.ReadOnly); err != nil {
 		return nil, err
 	}
@@ -217,6 +223,9 @@ func (s *Store) Close() error { return s.file.Close() }
 
 // Lease implements [store.Leaser]: the lock is on this descriptor.
 func (s *Store) Lease() *os.File { return s.file }
+
+// Lend implements [store.Lender]. It is not taken back.
+func (s *Store) Lend() *store.Loan { return s.loan }
 
 // write puts p into the page cache.
 func (s *Store) write(ctx context.Context, p []byte, off int64) error {

@@ -19,6 +19,16 @@ import (
 // [Info.Replayable], and acknowledged writes must survive its process
 // ([SurvivesAcknowledged]).
 //
+// The core writes beside calls to the Store, so these must change their own range
+// only, and not write back what they found around it. For the same reason a Store
+// that says [RefusesUnaligned] with a MinBlock of more than 1 is not asked for its
+// loan. Flush covers what the core wrote: on the lent descriptor, fdatasync does.
+// The core does not sync there, so that errors which the kernel tells once are left
+// for the Store's own sync.
+//
+// A store that wraps a Lender lends only if it has a Lend of its own; it then sees
+// no read and no plain write any more.
+//
 // A loan outlives the process that gave it, until the disk has been opened in
 // another: with a lease ([Leaser]), leave the bytes alone until that is done.
 type Lender interface {
@@ -48,8 +58,18 @@ func (l *Loan) File() *os.File { return l.file }
 // nothing will be: every read and write comes to the Store. Until then both
 // happen. The error is the context's, and then it is still in use; Revoke may be
 // called again. It must not be called from inside a call to the Store.
+//
+// Bytes that were read before may still be on their way to a client, as pages of
+// the page cache that the socket refers to (sendfile). So a Store that is going to
+// put other bytes in their place punches the range first: that takes the pages out
+// of the cache and leaves them to the client as they were.
 func (l *Loan) Revoke(ctx context.Context) error {
 	l.revoking.Do(func() { close(l.revoked) })
+	select {
+	case <-l.returned:
+		return nil
+	default:
+	}
 	select {
 	case <-l.returned:
 		return nil

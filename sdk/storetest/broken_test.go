@@ -457,6 +457,8 @@ func (s *stage) Errorf(format string, args ...any) {
 	s.failures = append(s.failures, fmt.Sprintf(format, args...))
 }
 
+func (s *stage) Error(args ...any) { s.Errorf("%s", fmt.Sprint(args...)) }
+
 func (s *stage) Fatalf(format string, args ...any) {
 	s.Errorf(format, args...)
 	s.end()
@@ -541,6 +543,9 @@ func benchForBroken(t *testing.T, open Factory) *bench {
 func TestEveryClauseCatchesABrokenStore(t *testing.T) {
 	caught := map[string]bool{}
 	for _, b := range breakages {
+		caught[b.clause] = true
+	}
+	for _, b := range lenderBreakages {
 		caught[b.clause] = true
 	}
 	for _, c := range clauses {

@@ -17,7 +17,8 @@
 //	}
 //
 // [Suite] has the options: a disk of a fixed size, sizes in units, a seed. A
-// factory that opens read-only disks gets the clauses for those. A store that
+// factory that opens read-only disks gets the clauses for those, and one whose
+// disks lend their descriptor ([store.Lender]) those for lenders. A store that
 // refuses unaligned requests is only sent aligned ones.
 //
 // The suite needs nothing but the interface, so the store may be in another

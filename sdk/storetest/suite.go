@@ -119,6 +119,11 @@ var clauses = []clause{
 	{"OverlappingWritesLeaveBytesOfOne", nil, overlappingWrites},
 
 	{"ReadOnlyDiskRefusesChanges", readOnly, readOnlyDiskRefusesChanges},
+
+	{"LentDescriptorFitsTheFacts", lends, lentDescriptorFitsTheFacts},
+	{"LentBytesAreTheDisks", lendsWritable, lentBytesAreTheDisks},
+	{"LentNeighboursAreLeftAlone", lendsWritable, lentNeighboursAreLeftAlone},
+	{"LoanIsOutUntilItIsReturned", lends, loanIsOutUntilItIsReturned},
 }
 
 func always(*bench) bool             { return true }
@@ -132,6 +137,7 @@ func handlesUnaligned(b *bench) bool { return b.unit == 1 && !b.info.ReadOnly }
 type bench struct {
 	Suite
 	info     store.Info
+	lends    bool
 	unit     int64         // every offset and length is a multiple of it
 	noise    []byte        // see newNoise
 	patience time.Duration // for calls that have to return promptly
@@ -151,11 +157,11 @@ func newBench(t testing.TB, s Suite) *bench {
 		s.Seed = rand.Uint64()
 	}
 	first := s.Open(t, max(s.FixedSize, leastFixed))
-	info := first.Info()
+	info, lends := first.Info(), loanOf(first) != nil
 	if err := first.Close(); err != nil {
 		t.Fatalf("storetest: closing a disk that was just opened: %v", err)
 	}
-	b := &bench{Suite: s, info: info, unit: 1, noise: newNoise(s.Seed), patience: 10 * time.Second}
+	b := &bench{Suite: s, info: info, lends: lends, unit: 1, noise: newNoise(s.Seed), patience: 10 * time.Second}
 	if info.Unaligned == store.RefusesUnaligned && info.MinBlock > 1 {
 		b.unit = int64(info.MinBlock)
 	}

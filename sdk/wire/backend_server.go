@@ -29,6 +29,9 @@ type Disk struct {
 	// the crashed one's Store gave (see [store.Leaser]): the backend uses it and
 	// does not open Location again. It belongs to the backend from then on.
 	Lease *os.File
+	// Lanes is the host's: the lanes that its data may take, best first, of
+	// [LaneRPC] and [LaneFile]. None means LaneRPC alone. A backend never sees it.
+	Lanes []string
 }
 
 // Opener opens a disk. The Store lives on after ctx has ended.
@@ -53,9 +56,11 @@ type backendServer struct {
 }
 
 type servedDisk struct {
-	store store.Store
-	size  int64
-	calls sync.RWMutex // held for reading by each call, for writing by Close
+	store   store.Store
+	size    int64
+	loan    *store.Loan   // with the file lane
+	closing chan struct{} // closed when Close has come
+	calls   sync.RWMutex  // held for reading by each call but AwaitRevocation, for writing by Close
 }
 
 func newBackendServer(open Opener, descriptors *DescriptorChannel) *backendServer {
@@ -99,22 +104,28 @@ func (b *backendServer) Open(ctx context.Context, r *backendv1.OpenRequest) (*ba
 		_ = s.Close()
 		return &backendv1.OpenResponse{Error: errorToProto(fmt.Errorf("the backend opened %q, but its facts are wrong: %w", r.GetLocation(), err))}, nil
 	}
-	token, err := b.sendLease(s)
+	d := &servedDisk{store: align.New(s), size: info.Size, closing: make(chan struct{})}
+	answer, err := b.lend(d, s, r.GetLanes())
 	if err != nil {
-		_ = s.Close()
+		_ = d.close()
+		return &backendv1.OpenResponse{Error: errorToProto(err)}, nil
+	}
+	if answer.Lease, err = b.sendLease(s); err != nil {
+		_ = d.close()
 		return nil, status.Error(codes.Internal, err.Error())
 	}
-	s = align.New(s)
+	answer.Info = infoToProto(d.store.Info())
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.disks) >= maxDisks {
-		_ = s.Close()
+		_ = d.close()
 		return nil, status.Errorf(codes.ResourceExhausted, "%d disks are open already", maxDisks)
 	}
 	b.last++
-	b.disks[b.last] = &servedDisk{store: s, size: info.Size}
-	return &backendv1.OpenResponse{Disk: b.last, Info: infoToProto(s.Info()), Lane: LaneRPC, Lease: token}, nil
+	b.disks[b.last] = d
+	answer.Disk = b.last
+	return answer, nil
 }
 
 // receiveLease returns the descriptor that the host announces, or nil.
@@ -221,6 +232,15 @@ func (b *backendServer) Close(_ context.Context, r *backendv1.CloseRequest) (*ba
 	if d == nil {
 		return nil, status.Errorf(codes.NotFound, "disk %d is not open", r.GetDisk())
 	}
+	close(d.closing)
+	d.returnLoan()
 	d.calls.Lock() // the calls under way end first
-	return &backendv1.CloseResponse{Error: errorToProto(d.store.Close())}, nil
+	return &backendv1.CloseResponse{Error: errorToProto(d.close())}, nil
+}
+
+// close closes a disk that is in nobody's hands. The loan comes first: the store's
+// Close may wait for somebody who revokes it.
+func (d *servedDisk) close() error {
+	d.returnLoan()
+	return d.store.Close()
 }

@@ -12,8 +12,9 @@
 //     [DescriptorChannel]); its end-of-file also tells a plugin that its host
 //     is gone;
 //   - data: over a lane, agreed on when a disk is opened. Lane "rpc" carries
-//     the bytes inside gRPC calls and is always there. Lanes "ring" and "file"
-//     have their names reserved.
+//     the bytes inside gRPC calls and is always there. With lane "file" the
+//     host reads and writes by itself, on a descriptor that the plugin lends
+//     (see [Lent]). The name of lane "ring" is reserved.
 //
 // Above this package nobody knows the lane: a session is written against
 // [Queue], and [NewQueue] makes one from any Store.

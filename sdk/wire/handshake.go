@@ -39,8 +39,8 @@ const pluginName = "flexnbd"
 // Lanes that a disk's data can take.
 const (
 	LaneRPC  = "rpc"  // inside gRPC calls
+	LaneFile = "file" // the host's own, on a lent descriptor
 	LaneRing = "ring" // reserved: shared memory
-	LaneFile = "file" // reserved: a lent descriptor
 )
 
 // Kind says what a plugin does.

@@ -38,8 +38,10 @@ const (
 	lentOne    = 2
 )
 
-// newLent takes over f. The functions call the plugin that f belongs to.
-func newLent(f *os.File, awaitRevocation, giveBack func(context.Context) error) *Lent {
+// NewLent takes over f. The functions call the plugin that f belongs to:
+// awaitRevocation returns nil when it wants f back, giveBack tells it that f is not
+// in use any more.
+func NewLent(f *os.File, awaitRevocation, giveBack func(context.Context) error) *Lent {
 	return &Lent{file: f, fd: int(f.Fd()), over: make(chan struct{}), awaitRevocation: awaitRevocation, giveBack: giveBack}
 }
 

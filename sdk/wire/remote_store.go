@@ -32,6 +32,8 @@ type remoteStore struct {
 	info     store.Info
 	underWay budget
 	lease    *os.File // until TakeLease; may be nil
+	lent     *Lent    // until TakeLent; may be nil
+	refused  error    // see TakeLent
 }
 
 // LeaseTaker is a remote Store whose backend may have given a lease
@@ -60,11 +62,15 @@ func openRemote(ctx context.Context, backend backendv1.BackendClient, descriptor
 	if err := sendable(disk); err != nil {
 		return nil, err
 	}
+	lanes, refused, err := offer(disk.Lanes, descriptors)
+	if err != nil {
+		return nil, err
+	}
 	request := &backendv1.OpenRequest{
 		Location: []byte(disk.Location),
 		ReadOnly: disk.ReadOnly,
 		Options:  disk.Options,
-		Lanes:    []string{LaneRPC},
+		Lanes:    lanes,
 	}
 	if disk.Lease != nil {
 		token, err := descriptors.Send(disk.Lease)
@@ -77,30 +83,42 @@ func openRemote(ctx context.Context, backend backendv1.BackendClient, descriptor
 	if err := callError(ctx, err, r.GetError()); err != nil {
 		return nil, err
 	}
-	s := &remoteStore{backend: backend, disk: r.GetDisk(), underWay: budget{free: maxUnderWay}}
-	s.info, err = infoFromProto(r.GetInfo())
-	if err == nil && r.GetLane() != LaneRPC {
-		err = fmt.Errorf("the plugin chose lane %.40q, which it was not offered", r.GetLane())
-	}
-	if err == nil && r.GetLease() != 0 && descriptors != nil {
-		s.lease, err = receiveLease(ctx, descriptors, r.GetLease())
-	}
-	if err != nil {
+	s := &remoteStore{backend: backend, disk: r.GetDisk(), underWay: budget{free: maxUnderWay}, refused: refused}
+	if err := s.accept(ctx, r, descriptors, lanes, disk.ReadOnly); err != nil {
 		_ = s.Close() // or its lock would outlast the refusal
 		return nil, err
 	}
 	return s, nil
 }
 
-// receiveLease waits for the descriptor that an answer announced.
-func receiveLease(ctx context.Context, descriptors *DescriptorChannel, token uint64) (*os.File, error) {
+// accept checks an answer and takes what belongs to it. The descriptors come
+// first, since they are on their way whatever else is wrong, and hold locks.
+func (s *remoteStore) accept(ctx context.Context, r *backendv1.OpenResponse, descriptors *DescriptorChannel, lanes []string, readOnly bool) error {
+	var leaseErr, infoErr error
+	s.lease, leaseErr = receiveFor(ctx, descriptors, r.GetLease(), "a lease")
+	loan, loanErr := receiveFor(ctx, descriptors, r.GetLoan(), "a loan")
+	s.info, infoErr = infoFromProto(r.GetInfo())
+	for _, err := range []error{infoErr, leaseErr} {
+		if err != nil {
+			discard(loan)
+			return err
+		}
+	}
+	return s.acceptLane(ctx, r.GetLane(), lanes, readOnly, loan, loanErr)
+}
+
+// receiveFor waits for the descriptor that an answer announced as what, if it did.
+func receiveFor(ctx context.Context, descriptors *DescriptorChannel, token uint64, what string) (*os.File, error) {
+	if token == 0 || descriptors == nil {
+		return nil, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, descriptorWait)
 	defer cancel()
-	lease, err := descriptors.Receive(ctx, token)
+	f, err := descriptors.Receive(ctx, token)
 	if err != nil {
-		return nil, fmt.Errorf("the plugin announced a lease that did not come: %w", err)
+		return nil, fmt.Errorf("the plugin announced %s that did not come: %w", what, err)
 	}
-	return lease, nil
+	return f, nil
 }
 
 // sendable returns nil if the wire, whose strings are UTF-8, can carry the
@@ -201,6 +219,9 @@ const closeWait = 5 * time.Second
 func (s *remoteStore) Close() error {
 	if s.lease != nil {
 		defer func() { _ = s.lease.Close() }()
+	}
+	if s.lent != nil { // nobody can be inside
+		s.lent.End()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
 	defer cancel()

@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command plugin-traced is a backend that the tests use to see, and to hold up,
-// what reaches a backend. It is a disk in memory of --file bytes, with these
-// options:
+// what reaches a backend. It is a disk in memory of --file bytes, and lends nothing.
+// It has these options:
 //
 //	trace=PATH  append a line to this file for each write, flush and close
 //	hold=FIFO   a write waits, after its first line in the trace, until somebody
 //	            has opened this FIFO for writing and closed it again
 //	fail=flush  every flush fails; with fail=first-flush the first one, and no
 //	            other
+//	revoke=FIFO lend the disk's memory, which is a file's then (a memfd) and
+//	            outlives the process; take it back when a line comes through this
+//	            FIFO. The trace gets a line "revoke" before and "revoked" after
+//	after=move  once they were taken back, the bytes move to the process's own
+//	            memory, rubbish takes their place, and the trace gets a line
+//	            "moved". They end with the process then
 package main
 
 import (
@@ -36,6 +42,7 @@ func open(_ context.Context, disk sdk.Disk) (store.Store, error) {
 		return nil, fmt.Errorf("--file %q is no size in bytes: %w", disk.Location, store.ErrInvalid)
 	}
 	t := &traced{Store: memstore.New(size)}
+	revoke, moves := "", false
 	for option, value := range disk.Options {
 		switch {
 		case option == "trace":
@@ -48,9 +55,16 @@ func open(_ context.Context, disk sdk.Disk) (store.Store, error) {
 			t.failures.Store(math.MaxInt64)
 		case option == "fail" && value == "first-flush":
 			t.failures.Store(1)
+		case option == "revoke":
+			revoke = value
+		case option == "after" && value == "move":
+			moves = true
 		default:
 			return nil, fmt.Errorf("unknown option %s=%s: %w", option, value, store.ErrInvalid)
 		}
+	}
+	if revoke != "" {
+		return lend(t, revoke, moves, size, disk.Lease)
 	}
 	return t, nil
 }

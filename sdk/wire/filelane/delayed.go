@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/flexnbd/flexnbd/sdk/rangelock"
 	"github.com/flexnbd/flexnbd/sdk/wire"
 )
 
@@ -16,20 +17,48 @@ import (
 // at a time. Each takes a thread; more would not make a device faster.
 const maxSlow = 64
 
-// delayed is a request that may take its time. It is inside the loan.
+// delayed is a request that may take its time. Once started it waits for nothing but
+// the device: it is inside the loan, and a write has its claim.
 type delayed struct {
 	queue   *queue
 	file    *file
 	request *wire.Request
-	done    int // bytes carried out already
+	done    int              // bytes carried out already
+	claim   *rangelock.Claim // a write's
 }
 
-// later starts a goroutine for the request, or has one that is at work see to it.
+// later sees to it that a request is carried out that may take its time.
 func (q *queue) later(f *file, r *wire.Request, done int) {
-	f.lent.Share()
 	q.delayed.Add(1)
-	d := &delayed{queue: q, file: f, request: r, done: done}
-	l := q.lane
+	d := &delayed{queue: q, request: r, done: done}
+	if r.Op == wire.OpWrite {
+		if d.claim = q.lane.ranges.TryLock(r.Offset, r.Offset+r.Length, true); d.claim == nil {
+			go d.await()
+			return
+		}
+	}
+	f.lent.Share()
+	d.file = f
+	q.lane.start(d)
+}
+
+// await waits for a write's turn, outside the loan: what is under way in its range
+// may be a call that has lost its process. It ends in the next one, and that begins
+// to serve only when nobody is inside the loan of the one before.
+func (d *delayed) await() {
+	q, r := d.queue, d.request
+	d.claim, _ = q.lane.ranges.Lock(context.Background(), r.Offset, r.Offset+r.Length, true)
+	if d.file = q.lane.enter(); d.file != nil {
+		q.lane.start(d)
+		return
+	}
+	q.lane.ranges.Unlock(d.claim)
+	q.fallback.Submit([]*wire.Request{r})
+	q.delayed.Done()
+}
+
+// start starts a goroutine for d, or has one that is at work see to it.
+func (l *Lane) start(d *delayed) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.slow == maxSlow {
@@ -68,11 +97,13 @@ func (l *Lane) next() *delayed {
 // run carries out the request on the descriptor and completes it, or leaves it to
 // the fallback if that fails.
 func (d *delayed) run() {
-	r, err := d.request, error(nil)
-	if r.Op == wire.OpRead {
-		err = transfer(pread, d.file.fd, r.Data.Bytes[d.done:], r.Offset+int64(d.done))
-	} else {
-		err = d.write()
+	r, move := d.request, d.file.pread
+	if r.Op == wire.OpWrite {
+		move = d.file.pwrite
+	}
+	err := move.all(d.file.fd, r.Data.Bytes[d.done:], r.Offset+int64(d.done))
+	if d.claim != nil {
+		d.queue.lane.ranges.Unlock(d.claim)
 	}
 	d.file.lent.Leave()
 	one := [1]*wire.Request{r}
@@ -83,19 +114,8 @@ func (d *delayed) run() {
 	d.queue.sink(one[:])
 }
 
-// write writes what is left, when no call to the backend is under way there.
-func (d *delayed) write() error {
-	r, ranges := d.request, d.queue.lane.ranges
-	claim, err := ranges.Lock(context.Background(), r.Offset, r.Offset+r.Length, true)
-	if err != nil {
-		return err
-	}
-	defer ranges.Unlock(claim)
-	return transfer(pwrite, d.file.fd, r.Data.Bytes[d.done:], r.Offset+int64(d.done))
-}
-
-// transfer moves all of p or returns an error.
-func transfer(move func(int, []byte, int64) (int, error), fd int, p []byte, off int64) error {
+// all moves all of p or returns an error.
+func (move transfer) all(fd int, p []byte, off int64) error {
 	for len(p) > 0 {
 		n, err := move(fd, p, off)
 		switch {

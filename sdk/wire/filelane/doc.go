@@ -38,7 +38,8 @@
 // A change that the backend carries out may be repeated after its process has
 // crashed (see core/host), and must then not land on anything newer. So writes
 // take the same range lock as calls to the backend do, each for itself, and a
-// write that would have to wait for it does so on a goroutine.
+// write that would have to wait for it does so on a goroutine, outside the loan: a
+// loan ends when nobody is inside, and nobody inside waits for a call to the backend.
 //
 // Locks: the lane has one of its own, which is held for no call but those of its
 // tables. The range lock comes before it.

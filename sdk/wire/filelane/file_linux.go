@@ -18,11 +18,17 @@ type file struct {
 	memory bool        // tmpfs: nothing on it waits for a device
 	waits  atomic.Bool // it has no RWF_NOWAIT: any read may wait
 	blind  atomic.Bool // there is no cachestat: nobody can say what is cached
+
+	// What may wait for the device. Tests replace them.
+	pread, pwrite transfer
 }
+
+// transfer moves bytes at an offset of a descriptor: some, or all.
+type transfer func(fd int, p []byte, off int64) (int, error)
 
 // newFile finds out about a descriptor. What can't be found out counts against it.
 func newFile(lent *wire.Lent) *file {
-	f := &file{lent: lent, fd: lent.FD()}
+	f := &file{lent: lent, fd: lent.FD(), pread: unix.Pread, pwrite: unix.Pwrite}
 	var fs unix.Statfs_t
 	if unix.Fstatfs(f.fd, &fs) == nil && int64(fs.Type) == unix.TMPFS_MAGIC { //nolint:unconvert // Type's type differs between machines
 		var st unix.Stat_t
@@ -64,7 +70,7 @@ func (f *file) writesAtOnce(r *wire.Request) bool {
 func (f *file) readCached(p []byte, off int64) int {
 	switch {
 	case f.memory:
-		n, err := pread(f.fd, p, off)
+		n, err := f.pread(f.fd, p, off)
 		if err != nil {
 			return 0
 		}

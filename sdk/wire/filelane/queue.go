@@ -118,7 +118,7 @@ func (q *queue) tryWrite(f *file, r *wire.Request) int {
 		return 0
 	}
 	defer q.lane.ranges.Unlock(claim)
-	n, err := pwrite(f.fd, r.Data.Bytes, r.Offset)
+	n, err := f.pwrite(f.fd, r.Data.Bytes, r.Offset)
 	if err != nil {
 		return 0
 	}

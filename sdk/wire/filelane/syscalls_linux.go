@@ -8,9 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func pread(fd int, p []byte, off int64) (int, error)  { return unix.Pread(fd, p, off) }
-func pwrite(fd int, p []byte, off int64) (int, error) { return unix.Pwrite(fd, p, off) }
-
 // preadNow is preadv2 with RWF_NOWAIT. It waits for nothing, so for short reads
 // the scheduler is not told of the system call, which costs as much as the call.
 // p must not be empty.

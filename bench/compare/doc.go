@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package compare measures flexnbd and other NBD servers side by side.
+//
+// On a shared machine one server's numbers say little: the next minute they are
+// others. So all servers run at the same time, each on a copy of the same image, and
+// take turns of a third of a second. A round is one turn, called a slice, for each
+// of them, in an order that changes from round to round; within a round the machine
+// is about the same for all. What counts is the ratio of two servers within a round,
+// and of these ratios the median over all rounds. The best peer of a scenario is the
+// one with the highest median rate in it.
+//
+// The parts, one to a file: [scenario]s say what the load is, a [medium] where the
+// images are, [server] how one is started, and goals what is wanted of flexnbd.
+// [Main] takes them together: it runs every scenario on every medium and hands what
+// was measured, [Results], to the reports.
+//
+// What the package does not do: it judges nothing. It exits with an error when
+// something could not be measured, never because something was slow.
+package compare
