@@ -40,8 +40,9 @@ A ratio is the median, over all rounds, of the ratio of two servers within a rou
 The best peer of a scenario is the one with the highest median rate in it. CPU is the
 CPU time per request, of all the server's processes, divided by that of the peer that
 takes the least. In the tables below, /best is a server's rate divided by the best
-peer's, and /least its CPU time per request divided by the least of a peer. Latencies are of all rounds together, memory (PSS) of all the
-server's processes with the scenario's connections open.
+peer's, and /least its CPU time per request divided by the least of a peer. Latencies
+are of all rounds together, memory (PSS) of all the server's processes with the
+scenario's connections open.
 `
 
 func (r *Results) writeText(file string) error {

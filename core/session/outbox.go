@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,13 +26,19 @@ import (
 //	idle ----------> somebody sends --------------------------> the writer sends
 //	 ^                  | nothing left                             | nothing left
 //	 +------------------+------------------------------------------+
+//
+// A reply may hold a lent descriptor, which a plugin may want back. So the writer
+// waits for a client no longer than lendTime with such replies at hand; then it
+// reads their bytes into the memory that they have for the case.
 type outbox struct {
 	socket *socket
 	sent   func(*reply)  // called for each reply once, sent or not
 	broken func(error)   // called once, when the socket does not take any more
 	handed chan struct{} // holds a token when the writer is to go on
 
-	limited atomic.Bool // each wait has a deadline
+	limited atomic.Bool  // each wait has a deadline
+	waiting atomic.Bool  // the writer sends, so it may be waiting
+	lending atomic.Int64 // replies with a lent descriptor
 
 	mu    sync.Mutex
 	queue []reply // nobody sends them yet
@@ -44,6 +51,7 @@ type outbox struct {
 	offset  int64 // bytes of batch[at] that were sent
 	vectors []unix.Iovec
 	failed  bool
+	timed   bool // the last wait had lendTime as its limit
 }
 
 const (
@@ -52,9 +60,8 @@ const (
 	maxVectors = 256
 	// maxKept is how long a batch may be whose memory is kept.
 	maxKept = 1024
-	// lendTime is how long a client may leave the server waiting with a lent
-	// descriptor in its hands. Then the bytes are read into memory, so that a
-	// plugin gets its descriptor back.
+	// lendTime is how long a client may keep the server from sending what it
+	// holds a lent descriptor for.
 	lendTime = time.Second
 )
 
@@ -64,6 +71,9 @@ func newOutbox(s *socket, sent func(*reply), broken func(error)) *outbox {
 
 // put adds a reply. A push has to follow.
 func (o *outbox) put(r reply) {
+	if r.lent != nil && o.lending.Add(1) == 1 && o.waiting.Load() {
+		o.socket.limitWrites(lendTime) // the wait under way
+	}
 	o.mu.Lock()
 	o.queue = append(o.queue, r)
 	o.mu.Unlock()
@@ -95,6 +105,7 @@ func (o *outbox) refill() bool {
 	defer o.mu.Unlock()
 	if len(o.queue) == 0 {
 		o.busy = false
+		o.waiting.Store(false)
 		return false
 	}
 	spare := o.batch[:0]
@@ -109,6 +120,7 @@ func (o *outbox) refill() bool {
 // it goes on taking replies, so that what they hold is freed.
 func (o *outbox) write() {
 	for range o.handed {
+		o.waiting.Store(true)
 		o.send(true)
 	}
 }
@@ -159,6 +171,7 @@ func (o *outbox) end() {
 	r := &o.batch[o.at]
 	if r.lent != nil {
 		r.lent.Leave()
+		o.lending.Add(-1)
 	}
 	o.sent(r)
 	*r = reply{}
@@ -173,10 +186,14 @@ func (o *outbox) sendMemory(wait bool) bool {
 	n, err := o.socket.send(o.vectors, more, wait)
 	clear(o.vectors)
 	o.advance(int64(n))
-	if errors.Is(err, errWouldWait) {
+	switch {
+	case errors.Is(err, errWouldWait):
 		return false
+	case o.waitedLong(err):
+		o.unlend()
+	default:
+		o.check(err)
 	}
-	o.check(err)
 	return true
 }
 
@@ -220,51 +237,82 @@ func (o *outbox) advance(n int64) {
 	}
 }
 
-// sendLent sends bytes from a lent descriptor. What it can't send so, and what the
-// client is slow to take, it reads into memory.
+// sendLent sends bytes from a lent descriptor. What can't be sent so is read into
+// memory.
 func (o *outbox) sendLent(r *reply, wait bool) bool {
-	n, err := o.fromDescriptor(r, false)
-	if wait && errors.Is(err, errWouldWait) {
-		o.socket.limitWrites(lendTime)
-		n, err = o.fromDescriptor(r, true)
-		o.socket.limitWrites(0)
-	}
+	done := o.offset - r.inMemory()
+	o.renew(wait)
+	n, err := o.socket.sendFile(r.lent.FD(), r.from+done, int(r.lentLength-done), wait)
+	o.advance(int64(n))
 	switch {
 	case n > 0:
-		o.advance(int64(n))
-		return true
-	case errors.Is(err, errWouldWait) && !wait:
+	case errors.Is(err, errWouldWait):
 		return false
+	case o.waitedLong(err):
+		o.unlend()
 	case errors.Is(err, net.ErrClosed):
 		o.check(err)
-		return true
-	}
-	if err := r.read(); err != nil {
-		o.check(fmt.Errorf("READ failed after its reply had begun: %w", err))
-		o.hangUp()
+	default:
+		o.read(r)
 	}
 	return true
 }
 
-// fromDescriptor is one call of sendfile.
-func (o *outbox) fromDescriptor(r *reply, wait bool) (int, error) {
-	done := o.offset - r.inMemory()
-	return o.socket.sendFile(r.lent.FD(), r.from+done, int(r.lentLength-done), wait)
+// waitedLong says whether a wait has ended because of lendTime.
+func (o *outbox) waitedLong(err error) bool {
+	return errors.Is(err, os.ErrDeadlineExceeded) && o.lending.Load() > 0
+}
+
+// unlend leaves every lent descriptor that replies hold.
+func (o *outbox) unlend() {
+	o.mu.Lock()
+	o.batch, o.queue = append(o.batch, o.queue...), o.queue[:0]
+	o.mu.Unlock()
+	for i := o.at; i < len(o.batch); i++ {
+		if r := &o.batch[i]; r.lent != nil && !o.failed {
+			o.read(r)
+		}
+	}
+}
+
+// read puts into a reply's memory what was to be sent from a lent descriptor. If
+// that fails, it is too late for an error: the reply's head has announced success.
+func (o *outbox) read(r *reply) {
+	err := r.read()
+	o.lending.Add(-1)
+	if err != nil {
+		o.check(fmt.Errorf("READ failed after its reply had begun: %w", err))
+		o.hangUp()
+	}
 }
 
 // writeAll sends a stream's piece. It does nothing once the socket has failed, so
 // that the stream goes on.
 func (o *outbox) writeAll(b []byte) {
-	if !o.failed {
+	for len(b) > 0 && !o.failed {
 		o.renew(true)
-		o.check(o.socket.writeAll(b))
+		n, err := o.socket.Write(b)
+		b = b[n:]
+		if o.waitedLong(err) {
+			o.unlend()
+		} else {
+			o.check(err)
+		}
 	}
 }
 
 // renew starts the time of one wait.
 func (o *outbox) renew(wait bool) {
-	if wait && o.limited.Load() {
+	switch {
+	case !wait:
+	case o.lending.Load() > 0:
+		o.socket.limitWrites(lendTime)
+		o.timed = true
+	case o.limited.Load():
 		o.socket.limitWrites(sendTimeout)
+	case o.timed:
+		o.socket.limitWrites(0)
+		o.timed = false
 	}
 }
 

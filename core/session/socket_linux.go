@@ -167,12 +167,6 @@ func (c *sendCall) once(fd int) (int, error) {
 	return int(n), nil
 }
 
-// writeAll sends b, waiting for as long as it takes.
-func (s *socket) writeAll(b []byte) error {
-	_, err := s.Write(b)
-	return err
-}
-
 // limitWrites makes sending fail from d on. 0 takes the limit away.
 func (s *socket) limitWrites(d time.Duration) {
 	var at time.Time
