@@ -4,6 +4,7 @@ package session
 
 import (
 	"errors"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,7 +29,12 @@ type call struct {
 	left    atomic.Int32          // pieces that have not completed, and one until finish
 	failure atomic.Pointer[error] // the first that a piece met
 	whole   *piece                // the only piece of a read, once it has completed
+	first   piece                 // most calls have no other
 }
+
+// calls are those that have been answered: one for each request would keep the
+// garbage collector busy.
+var calls = sync.Pool{New: func() any { return new(call) }}
 
 // piece is one request to the queue that belongs to a call.
 type piece struct {
@@ -39,10 +45,18 @@ type piece struct {
 
 // newCall makes a call of a request that has just arrived.
 func newCall(t *transmission, r nbd.Request) *call {
-	c := &call{t: t, request: r}
+	c := calls.Get().(*call)
+	c.t, c.request = t, r
 	c.left.Store(1)
 	t.underway.add(c)
 	return c
+}
+
+// free gives a call back that nobody refers to any more: its last message has been
+// sent.
+func (c *call) free() {
+	*c = call{}
+	calls.Put(c)
 }
 
 // flags translates the command's flags for the store.
@@ -67,7 +81,11 @@ func (c *call) flags() (flags store.Flags) {
 // add makes a piece of the call, for the caller to submit.
 func (c *call) add(op wire.Op, off, length int64, data *wire.Payload) *piece {
 	c.left.Add(1)
-	p := &piece{call: c}
+	p := &c.first
+	if p.call != nil {
+		p = new(piece)
+	}
+	p.call = c
 	p.request = wire.Request{Op: op, Flags: c.flags(), Offset: off, Length: length, Data: data, Owner: p}
 	if op == wire.OpRead || op == wire.OpFlush {
 		p.request.Flags = 0 // FUA is accepted and means nothing there

@@ -39,6 +39,7 @@ type outbox struct {
 	limited atomic.Bool  // each wait has a deadline
 	waiting atomic.Bool  // the writer sends, so it may be waiting
 	lending atomic.Int64 // replies with a lent descriptor
+	timed   atomic.Bool  // the socket has lendTime as its limit
 
 	mu    sync.Mutex
 	queue []reply // nobody sends them yet
@@ -51,7 +52,6 @@ type outbox struct {
 	offset  int64 // bytes of batch[at] that were sent
 	vectors []unix.Iovec
 	failed  bool
-	timed   bool // the last wait had lendTime as its limit
 }
 
 const (
@@ -72,7 +72,7 @@ func newOutbox(s *socket, sent func(*reply), broken func(error)) *outbox {
 // put adds a reply. A push has to follow.
 func (o *outbox) put(r reply) {
 	if r.lent != nil && o.lending.Add(1) == 1 && o.waiting.Load() {
-		o.socket.limitWrites(lendTime) // the wait under way
+		o.limitLent()
 	}
 	o.mu.Lock()
 	o.queue = append(o.queue, r)
@@ -301,19 +301,26 @@ func (o *outbox) writeAll(b []byte) {
 	}
 }
 
-// renew starts the time of one wait.
+// renew sets the limit for what is about to be sent. A limit that has passed would
+// also fail what does not wait.
 func (o *outbox) renew(wait bool) {
 	switch {
-	case !wait:
-	case o.lending.Load() > 0:
-		o.socket.limitWrites(lendTime)
-		o.timed = true
+	case wait && o.lending.Load() > 0:
+		o.limitLent()
 	case o.limited.Load():
 		o.socket.limitWrites(sendTimeout)
-	case o.timed:
+	case o.timed.Swap(false):
 		o.socket.limitWrites(0)
-		o.timed = false
+		if wait && o.lending.Load() > 0 { // put saw it first
+			o.limitLent()
+		}
 	}
+}
+
+// limitLent limits the wait that is under way, or comes next, to lendTime.
+func (o *outbox) limitLent() {
+	o.timed.Store(true)
+	o.socket.limitWrites(lendTime)
 }
 
 // hangUp sends nothing more, not even what is queued: the client would take it

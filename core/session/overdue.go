@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/flexnbd/flexnbd/core/nbd"
 )
 
 // underway are the requests of a connection that have arrived and are not
@@ -54,7 +56,7 @@ func (u *underway) remove(c *call) {
 }
 
 // next returns a request whose time is up, or how long none will be.
-func (u *underway) next() (late *call, wait time.Duration) {
+func (u *underway) next() (late *nbd.Request, wait time.Duration) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.oldest == nil {
@@ -63,7 +65,8 @@ func (u *underway) next() (late *call, wait time.Duration) {
 	if wait = u.limit - time.Since(u.oldest.arrived); wait > 0 {
 		return nil, wait
 	}
-	return u.oldest, 0
+	r := u.oldest.request // a copy: the call ends when it likes
+	return &r, 0
 }
 
 // watchOverdue disconnects a client one of whose requests takes too long, whoever
@@ -91,8 +94,7 @@ func (t *transmission) watchOverdue(done <-chan struct{}) {
 // disconnect cuts the connection, so that nobody waits for the client any more,
 // nor for a gate that is held. What the backend has not answered is still waited
 // for.
-func (t *transmission) disconnect(late *call) {
-	r := &late.request
+func (t *transmission) disconnect(r *nbd.Request) {
 	t.log.Warn("client disconnected, since one of its requests takes too long", "command", r.Command, "offset", r.Offset, "length", r.Length, "limit", t.underway.limit)
 	t.fail(fmt.Errorf("%s of %d bytes at %d took more than %v", r.Command, r.Length, r.Offset, t.underway.limit))
 	t.cut()

@@ -173,7 +173,7 @@ func TestRequestsUnderWay(t *testing.T) {
 		u := &underway{limit: time.Minute}
 		calls := make([]*call, 5)
 		for i := range calls {
-			calls[i] = &call{}
+			calls[i] = &call{request: nbd.Request{Cookie: uint64(i)}}
 			u.add(calls[i])
 			time.Sleep(time.Second)
 		}
@@ -187,8 +187,8 @@ func TestRequestsUnderWay(t *testing.T) {
 			}
 		}
 		time.Sleep(58 * time.Second)
-		if late, _ := u.next(); late != calls[3] {
-			t.Errorf("got %p", late)
+		if late, _ := u.next(); late == nil || late.Cookie != 3 {
+			t.Errorf("got %v", late)
 		}
 		u.remove(calls[3])
 		if late, wait := u.next(); late != nil || wait != time.Minute || u.oldest != nil || u.newest != nil {

@@ -320,7 +320,9 @@ func (t *transmission) sent(r *reply) {
 		return
 	}
 	t.underway.remove(r.call)
-	if r.call.accepted {
+	accepted := r.call.accepted
+	r.call.free()
+	if accepted {
 		t.settled()
 	}
 	<-t.slots

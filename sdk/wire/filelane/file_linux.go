@@ -45,7 +45,7 @@ const (
 	shortWrite = 32 << 10
 	// longRead is the shortest read that is lent, in bytes: below it, copying
 	// costs less than the system calls that sendfile takes.
-	longRead = 32 << 10
+	longRead = 128 << 10
 	// probeStep is how far apart a long read looks whether its pages are ready.
 	probeStep = 64 << 10
 )
