@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-plugin"
@@ -35,6 +36,12 @@ func init() {
 //	fail.OP    every OP fails
 //	hang.OP    no OP returns
 //	exit.OP    every OP ends the process
+//
+// and, about the loan of its descriptor:
+//
+//	revoke.extents  the next extents has it taken back meanwhile
+//	no.loan         the next process lends nothing
+//	bad.loan        the next process lends what can't be used
 //
 // Plugins note what they do in the file journal.
 type script string
@@ -87,6 +94,9 @@ type scripted struct {
 	script script
 	info   store.Info
 	lease  *os.File
+	loan   *store.Loan
+
+	revoking sync.WaitGroup
 }
 
 func openScripted(_ context.Context, disk sdk.Disk) (store.Store, error) {
@@ -116,7 +126,7 @@ func openFollowing(s script, disk sdk.Disk) (store.Store, error) {
 		return nil, err
 	}
 	d := &scripted{Store: file, script: s, info: file.Info(), lease: file.Lease()}
-	if other := disk.Options["lease"]; other != "" {
+	if other := disk.Options["lease"]; other != "" && other != "none" {
 		if d.lease, err = os.Open(other); err != nil {
 			return nil, err
 		}
@@ -126,11 +136,44 @@ func openFollowing(s script, disk sdk.Disk) (store.Store, error) {
 	}
 	d.info.Replayable = disk.Options["replayable"] != "no"
 	d.info.CanFast = !s.has("no", "fast")
-	return d, nil
+	if err := d.makeLoan(disk.Location); err != nil || disk.Options["lease"] != "none" {
+		return d, err
+	}
+	return struct{ store.Lender }{d}, nil // without the method Lease
+}
+
+func (d *scripted) makeLoan(location string) error {
+	switch {
+	case d.script.has("no", "loan"):
+	case d.script.has("bad", "loan"):
+		f, err := os.Open(location) // for reading only
+		if err != nil {
+			return err
+		}
+		d.loan = store.NewLoan(f)
+	default:
+		d.loan = d.Store.Lend()
+	}
+	return nil
 }
 
 func (d *scripted) Info() store.Info { return d.info }
 func (d *scripted) Lease() *os.File  { return d.lease }
+
+func (d *scripted) Lend() *store.Loan { return d.loan }
+
+// revoke takes the loan back and notes when it begins to and when it is done.
+func (d *scripted) revoke() {
+	d.script.note("revoking")
+	if err := d.loan.Revoke(context.Background()); err == nil {
+		d.script.note("revoked")
+	}
+}
+
+func (d *scripted) Close() error {
+	d.revoking.Wait()
+	return d.Store.Close()
+}
 
 func (d *scripted) ReadAt(ctx context.Context, p []byte, off int64) error {
 	return errors.Join(d.script.follow("read"), d.script.done("read", d.Store.ReadAt(ctx, p, off)))
@@ -145,6 +188,9 @@ func (d *scripted) PunchHole(ctx context.Context, off, length int64, flags store
 }
 
 func (d *scripted) Extents(ctx context.Context, off, length int64) ([]store.Extent, error) {
+	if os.Remove(d.script.path("revoke", "extents")) == nil {
+		d.revoking.Go(d.revoke)
+	}
 	if err := d.script.follow("extents"); err != nil {
 		return nil, err
 	}

@@ -31,7 +31,8 @@ import (
 //
 // A repeat is safe because of four rules:
 //
-//   - the old process has been reaped before: nothing of it can still land;
+//   - the old process has been reaped before: nothing of it can still land. A call
+//     that fails instead waits for that, too;
 //   - the store says Replayable: neither can anything that it sent elsewhere;
 //   - two calls that overlap, one of them a write, are never under way together:
 //     the later one waits. So what is repeated never lands on something newer
@@ -74,6 +75,7 @@ type Disk struct {
 	mu        sync.Mutex
 	current   *opened       // nil unless serving
 	process   *Process      // the latest
+	loan      *wire.Lent    // the latest; may be nil, or over
 	again     chan struct{} // closed at the end of restarting
 	broken    error         // why every call fails
 	restarts  int           // how many there were
@@ -87,6 +89,8 @@ type opened struct {
 	store   store.Store
 	lent    *wire.Lent // nil without a loan
 	refused error      // why there is none, if there might have been
+
+	gone chan struct{} // closed once the process has ended, or the disk has failed
 }
 
 var (
@@ -175,7 +179,7 @@ func (d *Disk) start(ctx context.Context) (*opened, error) {
 	case err != nil:
 		return nil, errors.Join(err, process.end())
 	}
-	o := &opened{process: process, store: s}
+	o := &opened{process: process, store: s, gone: make(chan struct{})}
 	if err := d.takeDescriptors(o); err != nil {
 		return nil, errors.Join(err, o.end())
 	}
@@ -286,6 +290,9 @@ func (d *Disk) call(ctx context.Context, repeatable bool, do func(store.Store) e
 			return err
 		}
 		d.becomeRestarting(o)
+		// What is in flight may land until then. Whoever waits for the range need
+		// not wait for the next process: it may use the loan.
+		<-o.gone
 		if !repeatable {
 			return err
 		}
@@ -369,10 +376,16 @@ func (d *Disk) stop(why error, inOrder bool) error {
 	d.closing.Lock()
 	defer d.closing.Unlock()
 	var err error
+	if inOrder {
+		err = d.awaitLoan()
+	}
 	if o != nil && inOrder {
-		err = errors.Join(o.process.letGo(o.store.Close), o.process.Stop(context.Background()))
+		err = errors.Join(err, o.process.letGo(o.store.Close), o.process.Stop(context.Background()))
 	} else if o != nil {
 		err = o.process.stopNow()
+	}
+	if o != nil {
+		close(o.gone)
 	}
 	d.tasks.Wait()
 	if d.lease != nil {

@@ -94,6 +94,7 @@ func TestStopMayBeCalledAgainAndAtOnce(t *testing.T) {
 }
 
 func TestPluginThatIsStoppedByASignalIsKilledAtOnce(t *testing.T) {
+	unhurried(t)
 	for _, inTime := range []bool{true, false} {
 		p, log := started(t, self("test-memory"))
 		s, err := p.OpenDisk(t.Context(), wire.Disk{Location: "4096"})
@@ -157,6 +158,7 @@ func TestCrashFailsCallsAndIsLoggedOnce(t *testing.T) {
 }
 
 func TestGrandchildNeitherHidesACrashNorHangsStop(t *testing.T) {
+	unhurried(t)
 	for _, location := range []string{"grandchild", "daemon"} {
 		for _, crash := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, crash %v", location, crash), func(t *testing.T) {

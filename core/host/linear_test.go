@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -23,13 +24,17 @@ import (
 	"github.com/flexnbd/flexnbd/sdk/fdstore"
 	"github.com/flexnbd/flexnbd/sdk/store"
 	"github.com/flexnbd/flexnbd/sdk/wire"
+	"github.com/flexnbd/flexnbd/sdk/wire/wiretest"
 )
 
 func init() { roles["test-slow"] = func() { serveBackend(openSlow) } }
 
 // slow is a file whose writes take a while, before and behind the moment when
-// they land, so that a crash meets them in every state.
-type slow struct{ *fdstore.Store }
+// they land, so that a crash meets them in every state. It lends what it lends.
+type slow struct {
+	*fdstore.Store
+	loan *store.Loan
+}
 
 func openSlow(_ context.Context, disk sdk.Disk) (store.Store, error) {
 	f := disk.Lease
@@ -40,7 +45,38 @@ func openSlow(_ context.Context, disk sdk.Disk) (store.Store, error) {
 		}
 	}
 	s, err := fdstore.New(f, fdstore.Options{})
-	return slow{s}, err
+	if err != nil {
+		return nil, err
+	}
+	return slow{s, slowLoan(s, disk.Options["starts"])}, nil
+}
+
+// slowLoan lends each time, unless there is a file to count starts in: then the first
+// of three lends, the next lends and takes it back, the third lends nothing.
+func slowLoan(s *fdstore.Store, starts string) *store.Loan {
+	counter, err := os.OpenFile(starts, os.O_RDWR|os.O_APPEND, 0)
+	if err != nil {
+		return s.Lend()
+	}
+	defer func() { _ = counter.Close() }()
+	before, err := io.ReadAll(counter)
+	_, _ = counter.WriteString(".")
+	switch {
+	case err != nil || len(before)%3 == 2:
+		return nil
+	case len(before)%3 == 1:
+		time.AfterFunc(rand.N(20*time.Millisecond), func() { _ = s.Lend().Revoke(context.Background()) })
+	}
+	return s.Lend()
+}
+
+func (s slow) Lend() *store.Loan { return s.loan }
+
+func (s slow) PunchHole(ctx context.Context, off, length int64, flags store.Flags) error {
+	time.Sleep(rand.N(3 * time.Millisecond))
+	err := s.Store.PunchHole(context.WithoutCancel(ctx), off, length, flags)
+	time.Sleep(rand.N(3 * time.Millisecond))
+	return err
 }
 
 func (s slow) WriteAt(ctx context.Context, p []byte, off int64, flags store.Flags) error {
@@ -115,12 +151,13 @@ func contend(t *testing.T, s store.Store, crash func(i int, done func() int64)) 
 	h := &history{}
 	var done atomic.Int64
 	var value atomic.Uint64
+	var crashed atomic.Bool
 	begin := time.Now()
 	const total = crashes * betweenCrash
 	var clients sync.WaitGroup
 	for client := range contenders {
 		clients.Go(func() {
-			for n := done.Add(1); n <= total; n = done.Add(1) {
+			for n := done.Add(1); n <= total || !crashed.Load(); n = done.Add(1) {
 				first := rand.IntN(sectors)
 				count := 1 + rand.IntN(sectors-first)
 				p := make([]byte, count*sector)
@@ -131,17 +168,16 @@ func contend(t *testing.T, s store.Store, crash func(i int, done func() int64)) 
 				if write {
 					v := value.Add(1)
 					for i := range values {
-						values[i] = v
 						binary.LittleEndian.PutUint64(p[i*sector:], v)
 					}
 					err = s.WriteAt(context.Background(), p, int64(first*sector), 0)
 				} else {
 					err = s.ReadAt(context.Background(), p, int64(first*sector))
-					for i := range values {
-						values[i] = binary.LittleEndian.Uint64(p[i*sector:])
-					}
 				}
 				ret := time.Since(begin)
+				for i := range values { // a write may have been made a punch
+					values[i] = binary.LittleEndian.Uint64(p[i*sector:])
+				}
 				if err != nil {
 					t.Errorf("request failed: %v", err)
 					return
@@ -154,19 +190,20 @@ func contend(t *testing.T, s store.Store, crash func(i int, done func() int64)) 
 		await(t, "requests", func() bool { return done.Load() >= int64(i+1)*betweenCrash })
 		crash(i, done.Load)
 	}
+	crashed.Store(true)
 	clients.Wait()
 	return h
 }
 
 // slowDisk opens a disk in a slow plugin.
-func slowDisk(t *testing.T) *Disk {
+func slowDisk(t *testing.T, options map[string]string, lanes ...string) *Disk {
 	t.Helper()
 	image := filepath.Join(t.TempDir(), "disk.img")
 	if err := os.WriteFile(image, make([]byte, sectors*sector), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	h, _ := newHost(t)
-	d, err := h.OpenDisk(t.Context(), self("test-slow"), wire.Disk{Location: image})
+	d, err := h.OpenDisk(t.Context(), self("test-slow"), wire.Disk{Location: image, Options: options, Lanes: lanes})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +231,7 @@ func strike(t *testing.T, d *Disk, i int) {
 }
 
 func TestHistoryThroughCrashesIsLinearizable(t *testing.T) {
-	d := slowDisk(t)
+	d := slowDisk(t, nil)
 	h := contend(t, d, func(i int, _ func() int64) { strike(t, d, i) })
 	if !h.linearizable(t) {
 		t.Error("a crash showed")
@@ -202,6 +239,92 @@ func TestHistoryThroughCrashesIsLinearizable(t *testing.T) {
 	if d.Restarts() < crashes-1 {
 		t.Errorf("%d restarts, want at least %d", d.Restarts(), crashes-1)
 	}
+}
+
+// mixed is a disk as a connection uses it: reads and most writes take the lane, what
+// the plugin has to do is between them.
+type mixed struct {
+	store.Store // over a queue
+	disk        *Disk
+	file, rpc   atomic.Int64 // requests that found the disk on that lane
+	changing    atomic.Int64 // changes that the plugin has to make are under way
+}
+
+func newMixed(t *testing.T, d *Disk) *mixed {
+	t.Helper()
+	return &mixed{disk: d, Store: wiretest.OverQueue(d, func(sink wire.Sink) wire.Queue {
+		queue := d.NewQueue(context.Background(), sink)
+		t.Cleanup(func() { _ = queue.Close() })
+		return queue
+	})}
+}
+
+// pause keeps requests on the file lane from being all over before a process is
+// started.
+func (m *mixed) pause() {
+	time.Sleep(rand.N(2 * time.Millisecond))
+	if m.disk.Lane() == wire.LaneFile {
+		m.file.Add(1)
+	} else {
+		m.rpc.Add(1)
+	}
+}
+
+func (m *mixed) ReadAt(ctx context.Context, p []byte, off int64) error {
+	m.pause()
+	return m.Store.ReadAt(ctx, p, off)
+}
+
+func (m *mixed) WriteAt(ctx context.Context, p []byte, off int64, flags store.Flags) error {
+	m.pause()
+	rarely := 6 // or all of them would soon wait for the next process
+	if m.disk.State() == "restarting" {
+		rarely = 64
+	}
+	switch rand.IntN(rarely) {
+	case 0:
+		m.changing.Add(1)
+		defer m.changing.Add(-1)
+		clear(p)
+		return m.PunchHole(ctx, off, int64(len(p)), flags)
+	case 1, 2:
+		m.changing.Add(1)
+		defer m.changing.Add(-1)
+		flags |= store.FUA
+	}
+	return m.Store.WriteAt(ctx, p, off, flags)
+}
+
+// strike has the process crash in the middle of changes.
+func (m *mixed) strike(t *testing.T, i int) {
+	t.Helper()
+	await(t, "changes are under way", func() bool { return m.changing.Load() >= 2 })
+	strike(t, m.disk, i)
+}
+
+func TestHistoryOverMixedLanesIsLinearizable(t *testing.T) {
+	starts := filepath.Join(t.TempDir(), "starts")
+	if err := os.WriteFile(starts, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := slowDisk(t, map[string]string{"starts": starts}, wire.LaneFile, wire.LaneRPC)
+	m := newMixed(t, d)
+	h := contend(t, m, func(i int, _ func() int64) { m.strike(t, i) })
+	if !h.linearizable(t) {
+		t.Error("a lane, or a crash, showed")
+	}
+	if m.file.Load() == 0 || m.rpc.Load() == 0 {
+		t.Errorf("%d requests on the file lane, %d on the rpc lane", m.file.Load(), m.rpc.Load())
+	}
+}
+
+func TestLaneWithoutTurnsIsNoticed(t *testing.T) {
+	noticed(t, func() *history {
+		d := slowDisk(t, nil, wire.LaneFile, wire.LaneRPC)
+		d.laneTakesNoTurns()
+		m := newMixed(t, d)
+		return contend(t, m, func(i int, _ func() int64) { m.strike(t, i) })
+	})
 }
 
 // The rest breaks one rule of Disk at a time and expects the check to notice. How
@@ -234,7 +357,7 @@ func (d noTurns) ReadAt(ctx context.Context, p []byte, off int64) error {
 
 func TestOverlapWithoutTurnsIsNoticed(t *testing.T) {
 	noticed(t, func() *history {
-		d := slowDisk(t)
+		d := slowDisk(t, nil)
 		return contend(t, noTurns{d}, func(i int, _ func() int64) { strike(t, d, i) })
 	})
 }
@@ -287,27 +410,32 @@ func (d noPlace) WriteAt(ctx context.Context, p []byte, off int64, flags store.F
 
 func TestRepeatBehindNewerCallsIsNoticed(t *testing.T) {
 	noticed(t, func() *history {
-		d := slowDisk(t)
+		d := slowDisk(t, nil)
 		return contend(t, noPlace{d, new(atomic.Int64), new(atomic.Bool)}, func(i int, _ func() int64) { strike(t, d, i) })
 	})
+}
+
+// hangUp breaks the line to a process, and lets it live.
+func (p *Process) hangUp() error {
+	protocol, err := p.client.Client()
+	if err != nil {
+		return err
+	}
+	return protocol.(*plugin.GRPCClient).Conn.Close()
 }
 
 func TestRepeatBeforeTheOldProcessIsReapedIsNoticed(t *testing.T) {
 	var mu sync.Mutex
 	var spared []*Process
-	endOld = func(p *Process) error { // hangs up, and lets it live
+	endOld = func(p *Process) error {
 		mu.Lock()
 		defer mu.Unlock()
 		spared = append(spared, p)
-		protocol, err := p.client.Client()
-		if err != nil {
-			return err
-		}
-		return protocol.(*plugin.GRPCClient).Conn.Close()
+		return p.hangUp()
 	}
 	t.Cleanup(func() { endOld = (*Process).endLost })
 	noticed(t, func() *history {
-		d := slowDisk(t)
+		d := slowDisk(t, nil)
 		h := contend(t, d, func(_ int, done func() int64) {
 			old := d.Process()
 			strike(t, d, 1) // stopped in the middle of its writes

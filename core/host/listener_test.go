@@ -228,6 +228,7 @@ func TestAcceptEndsWithItsContext(t *testing.T) {
 }
 
 func TestListenerMayBeClosedAtAnyTime(t *testing.T) {
+	unhurried(t)
 	for _, doing := range []string{"accept", "fail", "hang", "stopped"} {
 		t.Run(doing, func(t *testing.T) {
 			l := listen(t)

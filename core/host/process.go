@@ -39,15 +39,15 @@ type Process struct {
 
 // Times.
 const (
-	stopWait = 2 * time.Second // for the plugin to end by itself
 	killWait = 5 * time.Second // for the kernel to end it
 	// lastMoment is for a process that is ending to be reaped: its line breaks a
 	// little earlier, and the log is to say how it ended.
 	lastMoment = 250 * time.Millisecond
 )
 
-// Times that tests shorten.
+// Times that tests change.
 var (
+	stopWait     = 2 * time.Second  // for the plugin to end by itself
 	startWait    = 10 * time.Second // for the handshake line
 	describeWait = 5 * time.Second  // from there to the answer to the first call
 )

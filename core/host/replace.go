@@ -27,8 +27,12 @@ var endOld = (*Process).endLost
 func (d *Disk) replace(o *opened) {
 	// First the old process has to be gone, reaped and all: a repeated write
 	// must be the last of its kind.
-	if err := endOld(o.process); err != nil {
+	err := endOld(o.process)
+	if err != nil {
 		d.giveUp(fmt.Errorf("its backend's process can't be ended, so nothing can be repeated: %w", err))
+	}
+	close(o.gone)
+	if err != nil {
 		return
 	}
 	if d.info.Survives == store.SurvivesNothing {
@@ -41,8 +45,15 @@ func (d *Disk) replace(o *opened) {
 	}
 }
 
-// startAgain makes one attempt.
+// startAgain makes one attempt. With a lease, requests on the old loan go on
+// meanwhile. Without one the new process may have to lock the disk anew, and can't
+// as long as anybody has a descriptor of the old one's.
 func (d *Disk) startAgain(ctx context.Context) error {
+	if d.lease == nil {
+		if err := d.finishLoan(ctx); err != nil {
+			return err
+		}
+	}
 	o, err := d.start(ctx)
 	if err != nil {
 		return err
@@ -50,6 +61,7 @@ func (d *Disk) startAgain(ctx context.Context) error {
 	if err := d.changed(o.store.Info()); err != nil {
 		return errors.Join(err, o.end())
 	}
+	// The new process may do with the bytes what it likes.
 	if err := d.finishLoan(ctx); err != nil {
 		return errors.Join(err, o.end())
 	}
@@ -66,7 +78,7 @@ func (d *Disk) startAgain(ctx context.Context) error {
 	if !d.info.Replayable {
 		inFlight = "reads are repeated, writes have failed"
 	}
-	d.log.Warn("backend restarted", "plugin", d.program.Name, "plugin_pid", o.process.PID(), "restarts", d.Restarts(), "in_flight", inFlight)
+	d.log.Warn("backend restarted", "plugin", d.program.Name, "plugin_pid", o.process.PID(), "restarts", d.Restarts(), "lane", d.Lane(), "in_flight", inFlight)
 	return nil
 }
 

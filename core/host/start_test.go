@@ -144,6 +144,11 @@ func settled(t *testing.T, fds int) {
 	await(t, fmt.Sprintf("%d descriptors are open again", fds), func() bool { return descriptors(t) <= fds })
 }
 
+// unhurried gives plugins as long as it takes to end by themselves, on a machine that
+// is busy with other things too. What takes stopWait all the same is waited for in
+// vain.
+func unhurried(t *testing.T) { shorten(t, &stopWait, patience) }
+
 // shorten sets a time for one test.
 func shorten(t *testing.T, which *time.Duration, to time.Duration) {
 	old := *which

@@ -45,7 +45,7 @@ const (
 	shortWrite = 32 << 10
 	// longRead is the shortest read that is lent, in bytes: below it, copying
 	// costs less than the system calls that sendfile takes.
-	longRead = 128 << 10
+	longRead = 512 << 10
 	// probeStep is how far apart a long read looks whether its pages are ready.
 	probeStep = 64 << 10
 )
@@ -78,6 +78,11 @@ func (f *file) readCached(p []byte, off int64) int {
 	case f.waits.Load():
 		return 0
 	}
+	return f.readNow(p, off)
+}
+
+// readNow is readCached on what has RWF_NOWAIT, or is asked whether it has.
+func (f *file) readNow(p []byte, off int64) int {
 	n, errno := preadNow(f.fd, p, off)
 	if errno == unix.EOPNOTSUPP {
 		f.waits.Store(true)
@@ -88,7 +93,7 @@ func (f *file) readCached(p []byte, off int64) int {
 // ready says whether the byte at off can be read without waiting.
 func (f *file) ready(off int64) bool {
 	var one [1]byte
-	return f.readCached(one[:], off) == 1
+	return f.memory || !f.waits.Load() && f.readNow(one[:], off) == 1
 }
 
 // lends says whether the bytes of a read can be sent from the descriptor without
