@@ -12,16 +12,19 @@
 //
 // # Who does what
 //
-//	           reader                      queue                  writer
-//	socket -> decode, validate -> submit -> (gate, maps, lane) -> sink -> outbox -> socket
+//	           reader                       queue
+//	socket -> intake, validate -> submit -> (gate, maps, lane) -> sink -> outbox -> socket
 //
 // The reader is the goroutine that called Serve. It owns the socket's read side,
-// collects the requests that have arrived into a batch and submits them with one
-// call before it waits for anything. Completed requests come back through the
-// queue's sink, on any goroutine; the sink turns them into replies and puts
-// those into the outbox, which never blocks. The writer owns the socket's write
-// side and sends whatever is in the outbox with one system call. So nobody waits
-// for the client while a request of his is inside the export's gate.
+// takes in whatever has arrived with one system call (intake.go), collects the
+// requests into a batch and submits them with one call before it waits for
+// anything. Completed requests come back through the queue's sink, on any
+// goroutine, which may be the reader in the middle of its submit; the sink turns
+// them into replies, puts those into the outbox and sends what the socket takes
+// without waiting. Only what it does not take is left to another goroutine, the
+// writer (outbox.go). So nobody waits for the client while a request of his is
+// inside the export's gate, and where nothing waits at all, one goroutine does
+// everything.
 //
 // # What the client may believe
 //
@@ -52,5 +55,6 @@
 // # Locks
 //
 // The outbox's mutex and that of the requests under way are leaves: nothing is
-// called while one of them is held. A call's counters are atomic.
+// called while one of them is held. Who sends is not a lock but a flag under the
+// outbox's mutex, which nobody waits for. A call's counters are atomic.
 package session
