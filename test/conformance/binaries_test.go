@@ -50,8 +50,8 @@ func build(dir string) error {
 	return nil
 }
 
-// start starts a built plugin, for as long as the test takes.
-func start(t *testing.T, kind wire.Kind, binary string) *host.Process {
+// find finds a built plugin.
+func find(t *testing.T, kind wire.Kind, binary string) host.Program {
 	t.Helper()
 	spec, err := host.ParseSpec(kind, filepath.Join(binaries, binary))
 	if err != nil {
@@ -61,6 +61,13 @@ func start(t *testing.T, kind wire.Kind, binary string) *host.Process {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return program
+}
+
+// start starts a built plugin, for as long as the test takes.
+func start(t *testing.T, kind wire.Kind, binary string) *host.Process {
+	t.Helper()
+	program := find(t, kind, binary)
 	h, err := host.New(hclog.NewNullLogger())
 	if err != nil {
 		t.Fatal(err)

@@ -11,9 +11,19 @@ import (
 	"github.com/flexnbd/flexnbd/sdk/fdstore/looptest"
 )
 
+// The lanes that data takes between the server and a backend, as --lane and status
+// name them.
+const (
+	laneFile = "file"
+	laneRPC  = "rpc"
+)
+
 // backend is a storage that every test of what clients see is run against.
 type backend struct {
 	name string
+	// lanes are those that it has. The first is taken unless the command line
+	// says another one.
+	lanes []string
 	// unit is what its sizes are multiples of, in bytes.
 	unit int64
 	// holes says whether a new disk is known to be one hole. A block device
@@ -24,14 +34,14 @@ type backend struct {
 }
 
 var (
-	fileBackend = backend{"file", 1, true, func(t *testing.T, size int64) []string {
+	fileBackend = backend{"file", []string{laneFile, laneRPC}, 1, true, func(t *testing.T, size int64) []string {
 		return []string{"--file", sparseFile(t, size)}
 	}}
-	blockdevBackend = backend{"blockdev", 512, false, func(t *testing.T, size int64) []string {
+	blockdevBackend = backend{"blockdev", []string{laneFile, laneRPC}, 512, false, func(t *testing.T, size int64) []string {
 		return []string{"--file", looptest.New(t, looptest.Options{Size: size}).Path}
 	}}
-	memoryBackend = backend{"memory", 1, true, func(_ *testing.T, size int64) []string {
-		return []string{"--backend", programs.memory, "--file", strconv.FormatInt(size, 10)}
+	memoryBackend = backend{"memory", []string{laneRPC}, 1, true, func(_ *testing.T, size int64) []string {
+		return []string{"--file", strconv.FormatInt(size, 10), "--backend", programs.memory}
 	}}
 )
 
@@ -44,31 +54,83 @@ func (b backend) size(n int64) int64 {
 	return (n + b.unit - 1) / b.unit * b.unit
 }
 
-// setting is what a client meets: a storage, and how it gets there.
+// setting is what a client meets: a storage, how its data gets to the server, and
+// how the server is reached.
 type setting struct {
 	backend
+	lane    string
 	network string // tcp or unix
+}
+
+// arguments are those that serve an empty disk of b.size(size) bytes; the second
+// says where it is.
+func (b setting) arguments(t *testing.T, size int64) []string {
+	t.Helper()
+	arguments := b.disk(t, b.size(size))
+	if b.lane != b.lanes[0] {
+		arguments = append(arguments, "--lane", b.lane)
+	}
+	return arguments
 }
 
 // serve serves an empty disk of b.size(size) bytes.
 func (b setting) serve(t *testing.T, size int64, arguments ...string) *server {
 	t.Helper()
-	return serveIn(t, surroundings{network: b.network}, append(b.disk(t, b.size(size)), arguments...)...)
+	s := serveIn(t, surroundings{network: b.network}, append(b.arguments(t, size), arguments...)...)
+	s.wantLane(b.lane)
+	return s
 }
 
-// onEachBackend runs a test once for each backend, and so at least once for each
-// transport.
-func onEachBackend(t *testing.T, test func(t *testing.T, b setting)) {
-	for _, b := range []setting{{fileBackend, "tcp"}, {blockdevBackend, "unix"}, {memoryBackend, "tcp"}} {
-		t.Run(b.name, func(t *testing.T) { test(t, b) })
+// wantLane checks what status says about the lane.
+func (s *server) wantLane(lane string) {
+	s.t.Helper()
+	if got := s.state()["lane"]; got != lane {
+		s.t.Fatalf("status says lane=%s, want %s\n%s", got, lane, s.log.String())
 	}
 }
 
-// onEverySetting runs a test, a quick one, for each backend on each transport.
+// onEachBackend runs a test once for each backend on each of its lanes, and so more
+// than once for each transport.
+func onEachBackend(t *testing.T, test func(t *testing.T, b setting)) {
+	on(t, test, fileOnFile, fileOnRPC, blockdevOnFile, blockdevOnRPC, memoryOnRPC)
+}
+
+// onEachBackendOnce is onEachBackend for what takes longer: a block device is used on
+// its fastest lane only.
+func onEachBackendOnce(t *testing.T, test func(t *testing.T, b setting)) {
+	on(t, test, fileOnFile, fileOnRPC, blockdevOnFile, memoryOnRPC)
+}
+
+var (
+	fileOnFile     = setting{fileBackend, laneFile, "tcp"}
+	fileOnRPC      = setting{fileBackend, laneRPC, "unix"}
+	blockdevOnFile = setting{blockdevBackend, laneFile, "unix"}
+	blockdevOnRPC  = setting{blockdevBackend, laneRPC, "tcp"}
+	memoryOnRPC    = setting{memoryBackend, laneRPC, "tcp"}
+)
+
+// on runs a test for some settings.
+func on(t *testing.T, test func(t *testing.T, b setting), settings ...setting) {
+	for _, b := range settings {
+		t.Run(b.name+"/"+b.lane, func(t *testing.T) { test(t, b) })
+	}
+}
+
+// onEachLane runs a test once for each lane that a file can take.
+func onEachLane(t *testing.T, test func(t *testing.T, lane string)) {
+	for _, lane := range fileBackend.lanes {
+		t.Run(lane, func(t *testing.T) { test(t, lane) })
+	}
+}
+
+// onEverySetting runs a test, a quick one, for each backend on each lane and each
+// transport.
 func onEverySetting(t *testing.T, test func(t *testing.T, b setting)) {
 	for _, storage := range []backend{fileBackend, blockdevBackend, memoryBackend} {
-		for _, network := range []string{"tcp", "unix"} {
-			t.Run(storage.name+"/"+network, func(t *testing.T) { test(t, setting{storage, network}) })
+		for _, lane := range storage.lanes {
+			for _, network := range []string{"tcp", "unix"} {
+				t.Run(storage.name+"/"+lane+"/"+network, func(t *testing.T) { test(t, setting{storage, lane, network}) })
+			}
 		}
 	}
 }

@@ -80,38 +80,33 @@ func (s *server) moves(n int64) {
 // times; and nobody else gets the disk in between.
 func TestFioSeesNoCrash(t *testing.T) {
 	needsFio(t)
-	for _, b := range []setting{{fileBackend, "tcp"}, {blockdevBackend, "unix"}} {
-		t.Run(b.name, func(t *testing.T) {
-			onEachCrash(t, func(t *testing.T, sig syscall.Signal) {
-				const size, crashes = 40 << 20, 10
-				arguments := b.disk(t, size)
-				s := serveIn(t, surroundings{network: b.network}, arguments...)
-				rival := newRival(t, b, arguments[1])
-				running := startFio(t, s, "--rw=randwrite", "--bs=4k", "--iodepth=16", "--size=40M", "--verify=crc32c",
-					"--do_verify=1", "--verify_fatal=1")
-				for i := range crashes {
-					// All that fio writes and reads passes the server: the
-					// last crash comes before fio's end.
-					s.moves(2 * size / (crashes + 2))
-					rival.tryDuring(func() { s.replaced("backend", sig) })
-					if n := s.state()["num_clients"]; n != "1" {
-						t.Fatalf("after crash %d there are %s clients, want fio's one\n%s", i+1, n, s.log.String())
-					}
+	on(t, func(t *testing.T, b setting) {
+		onEachCrash(t, func(t *testing.T, sig syscall.Signal) {
+			const size, crashes = 8 << 20, 10
+			arguments := b.arguments(t, size)
+			s := serveIn(t, surroundings{network: b.network}, arguments...)
+			s.wantLane(b.lane)
+			before := descriptors(t, s.cmd.Process.Pid)
+			rival := newRival(t, b, arguments[1])
+			running := startFio(t, s, verifying(size)...)
+			for i := range crashes {
+				s.moves(1 << 20)
+				rival.tryDuring(func() { s.replaced("backend", sig) })
+				s.wantLane(b.lane) // the next process lends as well
+				if n := s.state()["num_clients"]; n != "1" {
+					t.Fatalf("after crash %d there are %s clients, want fio's one\n%s", i+1, n, s.log.String())
 				}
-				running.stillRuns()
-				for _, job := range running.wait() {
-					if job.Error != 0 || job.Write.Bytes != size || job.Read.Bytes != size {
-						t.Errorf("fio wrote %d bytes and verified %d, of %d; error %d", job.Write.Bytes, job.Read.Bytes, size, job.Error)
-					}
-				}
-				if n := s.state()["backend_restarts"]; n != strconv.Itoa(crashes) {
-					t.Errorf("status says backend_restarts=%s, want %d", n, crashes)
-				}
-				s.stop(syscall.SIGTERM)
-				rival.check()
-			})
+			}
+			s.moves(2 * size)
+			wantVerified(t, running.interrupt(), size)
+			if n := s.state()["backend_restarts"]; n != strconv.Itoa(crashes) {
+				t.Errorf("status says backend_restarts=%s, want %d", n, crashes)
+			}
+			s.leaksNone(before)
+			s.stop(syscall.SIGTERM)
+			rival.check()
 		})
-	}
+	}, fileOnFile, fileOnRPC, blockdevOnFile)
 }
 
 // ask makes one request on a connection of transmission, and returns the answer.
@@ -130,7 +125,7 @@ func ask(t *testing.T, conn net.Conn, request nbd.Request, payload []byte) (nbd.
 // client and for good: zeroes would be a lie.
 func TestLostMemoryFailsForGood(t *testing.T) {
 	onEachCrash(t, func(t *testing.T, sig syscall.Signal) {
-		s := setting{memoryBackend, "tcp"}.serve(t, 1<<20)
+		s := memoryOnRPC.serve(t, 1<<20)
 		s.write(t, bytes.Repeat([]byte{0xa5}, 8192), 0)
 		conn := s.transmission()
 		s.crash("backend", sig)
@@ -170,33 +165,35 @@ func TestRenamedImageSurvivesACrash(t *testing.T) {
 	before, after := randomBytes(1, size/2), randomBytes(2, size/2)
 	for name, successor := range map[string][]byte{"nothing has its name": nil, "another file has its name": randomBytes(3, size)} {
 		t.Run(name, func(t *testing.T) {
-			disk := sparseFile(t, size)
-			s := serve(t, "--file", disk)
-			s.write(t, before, 0)
-			renamed := filepath.Join(t.TempDir(), "renamed")
-			if err := os.Rename(disk, renamed); err != nil {
-				t.Fatal(err)
-			}
-			if successor != nil {
-				if err := os.WriteFile(disk, successor, 0o600); err != nil {
+			onEachLane(t, func(t *testing.T, lane string) {
+				disk := sparseFile(t, size)
+				s := serve(t, "--file", disk, "--lane", lane)
+				s.write(t, before, 0)
+				renamed := filepath.Join(t.TempDir(), "renamed")
+				if err := os.Rename(disk, renamed); err != nil {
 					t.Fatal(err)
 				}
-			}
-			for _, sig := range crashes {
-				s.replaced("backend", sig)
-				if got := s.read(t, 0, size/2); !bytes.Equal(got, before) {
-					t.Fatalf("%v: what was written before is not read", sig)
+				if successor != nil {
+					if err := os.WriteFile(disk, successor, 0o600); err != nil {
+						t.Fatal(err)
+					}
 				}
-			}
-			s.write(t, after, size/2)
-			s.stop(syscall.SIGTERM)
-			if got, err := os.ReadFile(renamed); err != nil || !bytes.Equal(got, append(bytes.Clone(before), after...)) {
-				t.Errorf("the file that was served does not have what was written (%v)", err)
-			}
-			got, err := os.ReadFile(disk)
-			if successor == nil && !errors.Is(err, fs.ErrNotExist) || successor != nil && !bytes.Equal(got, successor) {
-				t.Errorf("what has the old name now is not as it was (%v)", err)
-			}
+				for _, sig := range crashes {
+					s.replaced("backend", sig)
+					if got := s.read(t, 0, size/2); !bytes.Equal(got, before) {
+						t.Fatalf("%v: what was written before is not read", sig)
+					}
+				}
+				s.write(t, after, size/2)
+				s.stop(syscall.SIGTERM)
+				if got, err := os.ReadFile(renamed); err != nil || !bytes.Equal(got, append(bytes.Clone(before), after...)) {
+					t.Errorf("the file that was served does not have what was written (%v)", err)
+				}
+				got, err := os.ReadFile(disk)
+				if successor == nil && !errors.Is(err, fs.ErrNotExist) || successor != nil && !bytes.Equal(got, successor) {
+					t.Errorf("what has the old name now is not as it was (%v)", err)
+				}
+			})
 		})
 	}
 }
@@ -264,19 +261,12 @@ func breakable(t *testing.T) (plugin, broken string) {
 
 // Clients wait for a backend that does not start at the first attempt.
 func TestRestartIsTriedAgain(t *testing.T) {
-	plugin, broken := breakable(t)
-	s := serve(t, "--file", sparseFile(t, 1<<20), "--backend", plugin)
+	s, broken := serveBreakable(t, laneRPC)
 	want := randomBytes(1, 4096)
 	s.write(t, want, 0)
-	conn := s.transmission()
-	if err := os.WriteFile(broken, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s.crash("backend", syscall.SIGKILL)
-	request := nbd.Request{Command: nbd.CmdRead, Length: 4096}
-	if _, err := conn.Write(nbd.AppendRequest(nil, request)); err != nil {
-		t.Fatal(err)
-	}
+	p := s.pipeline()
+	s.breakBackend(broken, syscall.SIGKILL)
+	read := p.send(nbd.Request{Command: nbd.CmdRead, Length: 4096}, nil)
 	eventually(t, "two attempts have failed", func() bool {
 		return strings.Count(s.log.String(), "exit status 3") >= 2
 	})
@@ -286,31 +276,120 @@ func TestRestartIsTriedAgain(t *testing.T) {
 	if err := os.Remove(broken); err != nil {
 		t.Fatal(err)
 	}
-	if errno, got := answer(t, conn, request); errno != 0 || !bytes.Equal(got, want) {
-		t.Errorf("the read that waited: %v, and not what was written", errno)
+	if got := p.next(); got.cookie != read || got.errno != 0 || !bytes.Equal(got.data, want) {
+		t.Errorf("the read that waited: %v, or not what was written", got.errno)
+	}
+}
+
+// On the file lane nobody waits for a backend that is dead, or stands still, who just
+// reads and writes.
+func TestReadsAndWritesGoOnWithoutABackend(t *testing.T) {
+	t.Parallel()
+	onEachCrash(t, func(t *testing.T, sig syscall.Signal) {
+		const size = 1 << 20
+		s, broken := serveBreakable(t, laneFile)
+		old := randomBytes(1, size)
+		s.write(t, old, 0)
+		p := s.pipeline()
+		s.breakBackend(broken, sig)
+		flush := p.send(nbd.Request{Command: nbd.CmdFlush}, nil)
+		durable := p.send(nbd.Request{Command: nbd.CmdWrite, Flags: nbd.CmdFlagFUA, Offset: 4096, Length: 4096}, old[4096:8192])
+
+		again := randomBytes(2, 64<<10)
+		for _, n := range []int{1, 4096, 64 << 10} { // a long one is sent from the descriptor
+			p.wantRead(0, old[:n])
+			p.wantWrite(size/2, again[:n])
+			p.wantRead(size/2, again[:n])
+		}
+		if got := s.read(t, size/2, len(again)); !bytes.Equal(got, again) {
+			t.Error("a new client does not read what was just written")
+		}
+		eventually(t, "two attempts have failed", func() bool {
+			return strings.Count(s.log.String(), "exit status 3") >= 2
+		})
+		p.wantWrite(0, again[:4096])
+		if state := s.state(); state["backend_state"] != "restarting" || state["lane"] != laneFile {
+			t.Errorf("status: %v", state)
+		}
+		if err := os.Remove(broken); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if got := p.next(); got.errno != 0 || got.cookie != flush && got.cookie != durable {
+				t.Errorf("those that waited: %+v, want a success of %d and %d", got, flush, durable)
+			}
+		}
+		p.wantRead(0, again[:4096])
+	})
+}
+
+// A client that takes none of the bytes that it has asked for, which may be sent
+// from the descriptor of a process that is gone, does not hold up the next process.
+func TestRestartWaitsForNoClient(t *testing.T) {
+	t.Parallel()
+	const size = 1 << 20
+	s := serve(t, "--file", sparseFile(t, size))
+	s.wantLane(laneFile)
+	data := randomBytes(1, size)
+	s.write(t, data, 0)
+	stalled := s.pipeline()
+	for range 16 {
+		stalled.send(nbd.Request{Command: nbd.CmdRead, Length: size}, nil)
+	}
+	if _, err := stalled.r.Peek(1); err != nil {
+		t.Fatal(err)
+	}
+	s.replaced("backend", syscall.SIGKILL)
+	s.pipeline().want(0, nbd.Request{Command: nbd.CmdFlush}, nil)
+	for len(stalled.sent) > 0 {
+		if got := stalled.next(); got.errno != 0 || !bytes.Equal(got.data, data) {
+			t.Fatalf("a read that was under way: %v, right data: %v", got.errno, bytes.Equal(got.data, data))
+		}
 	}
 }
 
 // They do not wait for ever.
 func TestBackendThatDoesNotStartIsGivenUp(t *testing.T) {
 	t.Parallel()
+	onEachLane(t, func(t *testing.T, lane string) {
+		t.Parallel()
+		s, broken := serveBreakable(t, lane)
+		p := s.pipeline()
+		s.breakBackend(broken, syscall.SIGKILL)
+		// This takes the pauses between the attempts, all together half a minute.
+		waits := p.send(nbd.Request{Command: nbd.CmdWrite, Length: 1, Flags: nbd.CmdFlagFUA}, []byte{1})
+		if got := p.nextWithin(2 * patience); got.cookie != waits || got.errno != nbd.EIO {
+			t.Errorf("the write that waited: %v, want EIO", got.errno)
+		}
+		s.wantGivenUp(`started \d+ times within`)
+		if !strings.Contains(s.log.String(), "exit status 3") {
+			t.Errorf("the log does not say why:\n%s", s.log.String())
+		}
+		p.close()
+		s.signal(syscall.SIGTERM)
+		s.endedWith(1)
+	})
+}
+
+// serveBreakable serves a file of 1 MiB with a backend that does not start while the
+// file broken exists.
+func serveBreakable(t *testing.T, lane string) (s *server, broken string) {
+	t.Helper()
 	plugin, broken := breakable(t)
-	s := serve(t, "--file", sparseFile(t, 1<<20), "--backend", plugin)
+	s = serve(t, "--file", sparseFile(t, 1<<20), "--backend", plugin, "--lane", lane)
+	s.wantLane(lane)
+	return s, broken
+}
+
+// breakBackend crashes the backend and lets no other one start.
+func (s *server) breakBackend(broken string, sig syscall.Signal) {
+	s.t.Helper()
 	if err := os.WriteFile(broken, nil, 0o600); err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	s.crash("backend", syscall.SIGKILL)
-	// This takes the pauses between the attempts, all together half a minute.
-	r := run(t, bytes.NewReader([]byte{1}), programs.flexnbd, s.command("write", 0, 1)...)
-	if r.status != 1 || !strings.Contains(r.stderr, "input/output error") {
-		t.Errorf("the write that waited: exit status %d, %s", r.status, r.stderr)
-	}
-	s.wantGivenUp(`started \d+ times within`)
-	if !strings.Contains(s.log.String(), "exit status 3") {
-		t.Errorf("the log does not say why:\n%s", s.log.String())
-	}
-	s.signal(syscall.SIGTERM)
-	s.endedWith(1)
+	s.crash("backend", sig)
+	// One that is sent SIGSTOP may answer once more.
+	eventually(s.t, "the backend is missed", func() bool { return s.state()["backend_state"] == "restarting" })
 }
 
 // Connections do not depend on the process that accepted them, and the next one
@@ -318,7 +397,7 @@ func TestBackendThatDoesNotStartIsGivenUp(t *testing.T) {
 func TestTransportIsReplaced(t *testing.T) {
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
-			s := setting{fileBackend, network}.serve(t, 1<<20)
+			s := setting{fileBackend, laneFile, network}.serve(t, 1<<20)
 			address := s.addr
 			conn := s.transmission()
 			want := randomBytes(1, 4096)

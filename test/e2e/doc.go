@@ -15,9 +15,10 @@
 //	}
 //
 // onEverySetting runs a test for a file, a loop device and a disk in a plugin's
-// memory, each over TCP and over a Unix socket; onEachBackend, for what takes
-// longer, for each storage once, and with each transport at least once. serve is
-// for tests that need one server of a certain kind.
+// memory, each on every lane that it has, over TCP and over a Unix socket;
+// onEachBackend, for what takes longer, for each storage on each lane once, and with
+// each transport more than once. onEachLane is for what only a file can show. serve
+// is for tests that need one server of a certain kind.
 //
 // Each of them starts a server with a control socket, returns when it is ready,
 // and at the end of the test stops it and checks that it ended well: exit status

@@ -22,36 +22,35 @@ import (
 // client is told: the kernel is seen to finish the one before the other is begun.
 func TestDurableBeforeTheReply(t *testing.T) {
 	needs(t, "strace")
-	for _, b := range []setting{{fileBackend, "tcp"}, {blockdevBackend, "unix"}} {
-		t.Run(b.name, func(t *testing.T) {
-			arguments := b.disk(t, 4<<20)
-			s := serveIn(t, surroundings{network: b.network}, arguments...)
-			s.zeroMapReady()
-			conn := s.transmission()
-			calls := s.traceCalls(conn, []nbd.Request{
-				{Command: nbd.CmdWrite, Offset: 4096, Length: 4096},
-				{Command: nbd.CmdWrite, Offset: 8192, Length: 4096, Flags: nbd.CmdFlagFUA},
-				{Command: nbd.CmdWrite, Offset: 12288, Length: 1 << 20, Flags: nbd.CmdFlagFUA},
-				{Command: nbd.CmdWrite, Offset: 4097, Length: 100, Flags: nbd.CmdFlagFUA},
-				{Command: nbd.CmdWrite, Offset: 2 << 20, Length: 4096},
-				{Command: nbd.CmdFlush},
-				{Command: nbd.CmdWriteZeroes, Offset: 8192, Length: 4096, Flags: nbd.CmdFlagFUA},
-				{Command: nbd.CmdTrim, Offset: 4096, Length: 4096, Flags: nbd.CmdFlagFUA},
-			})
-			// What each has to do on the disk before its reply: store
-			// something, and make it durable.
-			for i, want := range []struct{ store, sync bool }{
-				{true, false}, {true, true}, {true, true}, {true, true}, {true, false}, {false, true}, {true, true}, {true, true},
-			} {
-				stored, synced := calls[i].onDisk(arguments[1])
-				if stored != want.store || synced != want.sync {
-					t.Errorf("request %d of the list: stored %v, durable after that %v, want %v; system calls before the reply:\n%s",
-						i+1, stored, synced, want, calls[i])
-				}
-			}
-			_ = conn.Close()
+	on(t, func(t *testing.T, b setting) {
+		arguments := b.arguments(t, 4<<20)
+		s := serveIn(t, surroundings{network: b.network}, arguments...)
+		s.wantLane(b.lane)
+		s.zeroMapReady()
+		conn := s.transmission()
+		calls := s.traceCalls(conn, []nbd.Request{
+			{Command: nbd.CmdWrite, Offset: 4096, Length: 4096},
+			{Command: nbd.CmdWrite, Offset: 8192, Length: 4096, Flags: nbd.CmdFlagFUA},
+			{Command: nbd.CmdWrite, Offset: 12288, Length: 1 << 20, Flags: nbd.CmdFlagFUA},
+			{Command: nbd.CmdWrite, Offset: 4097, Length: 100, Flags: nbd.CmdFlagFUA},
+			{Command: nbd.CmdWrite, Offset: 2 << 20, Length: 4096},
+			{Command: nbd.CmdFlush},
+			{Command: nbd.CmdWriteZeroes, Offset: 8192, Length: 4096, Flags: nbd.CmdFlagFUA},
+			{Command: nbd.CmdTrim, Offset: 4096, Length: 4096, Flags: nbd.CmdFlagFUA},
 		})
-	}
+		// What each has to do on the disk before its reply: store something, and
+		// make it durable.
+		for i, want := range []struct{ store, sync bool }{
+			{true, false}, {true, true}, {true, true}, {true, true}, {true, false}, {false, true}, {true, true}, {true, true},
+		} {
+			stored, synced := calls[i].onDisk(arguments[1])
+			if stored != want.store || synced != want.sync {
+				t.Errorf("request %d of the list: stored %v, durable after that %v, want %v; system calls before the reply:\n%s",
+					i+1, stored, synced, want, calls[i])
+			}
+		}
+		_ = conn.Close()
+	}, fileOnFile, fileOnRPC, blockdevOnFile, blockdevOnRPC)
 }
 
 // systemCalls are lines of strace, each at the time when the call ended.
@@ -222,41 +221,49 @@ func TestFileSystemThatLosesWritesIsNeverTrustedAgain(t *testing.T) {
 	t.Parallel()
 	needs(t, "nbdfuse", "nbdkit", "fusermount3")
 	needsFUSE(t)
-	dir := t.TempDir()
-	bytesOfDisk, broken := filepath.Join(dir, "bytes"), filepath.Join(dir, "broken")
-	if err := os.WriteFile(bytesOfDisk, make([]byte, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	disk, detach := nbdfuse(t, "[", "nbdkit", "--exit-with-parent", "eval",
-		"get_size=echo "+strconv.Itoa(1<<20),
-		"pread=dd if="+bytesOfDisk+" iflag=skip_bytes,count_bytes skip=$4 count=$3 status=none",
-		"pwrite=dd of="+bytesOfDisk+" oflag=seek_bytes seek=$4 conv=notrunc status=none",
-		"flush=if [ -e "+broken+" ]; then echo EIO the disk is full of holes >&2; exit 1; fi",
-		"]")
-	t.Run("served", func(t *testing.T) {
-		s := serve(t, "--file", disk)
-		conn := s.transmission()
-		if errno, _ := ask(t, conn, nbd.Request{Command: nbd.CmdWrite, Length: 512, Flags: nbd.CmdFlagFUA}, randomBytes(1, 512)); errno != 0 {
-			t.Fatalf("WRITE with FUA: %v", errno)
-		}
-		if err := os.WriteFile(broken, nil, 0o600); err != nil {
+	onEachLane(t, func(t *testing.T, lane string) {
+		t.Parallel()
+		dir := t.TempDir()
+		bytesOfDisk, broken := filepath.Join(dir, "bytes"), filepath.Join(dir, "broken")
+		if err := os.WriteFile(bytesOfDisk, make([]byte, 1<<20), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if errno, _ := ask(t, conn, nbd.Request{Command: nbd.CmdFlush}, nil); errno != nbd.EIO {
-			t.Fatalf("FLUSH: %v, want EIO", errno)
-		}
-		if err := os.Remove(broken); err != nil {
-			t.Fatal(err)
-		}
-		f, err := os.OpenFile(disk, os.O_RDWR, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := f.Sync(); err != nil {
-			t.Fatalf("the file system still fails: %v", err)
-		}
-		_ = f.Close()
-		s.wantEveryFlushToFail("input/output error")
+		disk, detach := nbdfuse(t, "[", "nbdkit", "--exit-with-parent", "eval",
+			"get_size=echo "+strconv.Itoa(1<<20),
+			"pread=dd if="+bytesOfDisk+" iflag=skip_bytes,count_bytes skip=$4 count=$3 status=none",
+			"pwrite=dd of="+bytesOfDisk+" oflag=seek_bytes seek=$4 conv=notrunc status=none",
+			"flush=if [ -e "+broken+" ]; then echo EIO the disk is full of holes >&2; exit 1; fi",
+			"]")
+		t.Run("served", func(t *testing.T) {
+			s := serve(t, "--file", disk, "--lane", lane)
+			s.wantLane(lane)
+			conn := s.transmission()
+			if errno, _ := ask(t, conn, nbd.Request{Command: nbd.CmdWrite, Length: 512, Flags: nbd.CmdFlagFUA}, randomBytes(1, 512)); errno != 0 {
+				t.Fatalf("WRITE with FUA: %v", errno)
+			}
+			// Without FUA, and so on the lane: the next flush is to answer for it.
+			if errno, _ := ask(t, conn, nbd.Request{Command: nbd.CmdWrite, Offset: 4096, Length: 4096}, randomBytes(1, 4096)); errno != 0 {
+				t.Fatalf("WRITE: %v", errno)
+			}
+			if err := os.WriteFile(broken, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if errno, _ := ask(t, conn, nbd.Request{Command: nbd.CmdFlush}, nil); errno != nbd.EIO {
+				t.Fatalf("FLUSH: %v, want EIO", errno)
+			}
+			if err := os.Remove(broken); err != nil {
+				t.Fatal(err)
+			}
+			f, err := os.OpenFile(disk, os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := f.Sync(); err != nil {
+				t.Fatalf("the file system still fails: %v", err)
+			}
+			_ = f.Close()
+			s.wantEveryFlushToFail("input/output error")
+		})
+		detach()
 	})
-	detach()
 }

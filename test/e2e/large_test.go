@@ -74,7 +74,8 @@ func (c *counter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// rusageMemory is the most memory that a command that has ended has had, in bytes.
+// rusageMemory is the most memory that a command that has ended has had, in bytes, or
+// that this process had when it started the command: Linux counts that in.
 func rusageMemory(cmd *exec.Cmd) int64 {
 	return cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10
 }

@@ -15,6 +15,7 @@ import (
 var copied = checkingImage{size: 20<<20 + 777, seed: 1}
 
 func TestNbdcopyThereAndBack(t *testing.T) {
+	t.Parallel()
 	needs(t, "nbdcopy")
 	original := copied.create(t)
 	onEachBackend(t, func(t *testing.T, b setting) {
@@ -28,18 +29,23 @@ func TestNbdcopyThereAndBack(t *testing.T) {
 }
 
 func TestNbdcopyIntoAFileKeepsItSparse(t *testing.T) {
+	t.Parallel()
 	needs(t, "nbdcopy")
-	original, disk := copied.create(t), sparseFile(t, copied.size)
-	s := serve(t, "--file", disk)
-	must(t, "nbdcopy", "--flush", original, s.uri())
-	copied.checkFile(t, disk)
-	sameSpace(t, original, disk)
+	original := copied.create(t)
+	onEachLane(t, func(t *testing.T, lane string) {
+		disk := sparseFile(t, copied.size)
+		s := serve(t, "--file", disk, "--lane", lane)
+		must(t, "nbdcopy", "--flush", original, s.uri())
+		copied.checkFile(t, disk)
+		sameSpace(t, original, disk)
+	})
 }
 
 func TestNbdcopyWithManyRequestsInOneDirection(t *testing.T) {
+	t.Parallel()
 	needs(t, "nbdcopy")
 	original := copied.create(t)
-	onEachBackend(t, func(t *testing.T, b setting) {
+	onEachBackendOnce(t, func(t *testing.T, b setting) {
 		s := b.serve(t, copied.size)
 		must(t, "nbdcopy", "--requests=64", "--request-size=65536", original, s.uri())
 		must(t, "nbdcopy", "--requests=64", "--request-size=4096", "--no-extents", s.uri(), "null:")
@@ -50,6 +56,7 @@ func TestNbdcopyWithManyRequestsInOneDirection(t *testing.T) {
 // Several connections share the work, which takes MULTI_CONN: what one of them has
 // written the others read, and one flush is for all. (A thread has one.)
 func TestNbdcopyOnSeveralConnections(t *testing.T) {
+	t.Parallel()
 	needs(t, "nbdcopy")
 	original := copied.create(t)
 	onEverySetting(t, func(t *testing.T, b setting) {

@@ -19,7 +19,7 @@ import (
 func TestFileSystemOnNbdfuse(t *testing.T) {
 	needs(t, "nbdfuse", "fusermount3", "mkfs.ext4", "fsck.ext4", "losetup", "mount", "umount")
 	needsFUSE(t)
-	onEachBackend(t, func(t *testing.T, b setting) {
+	onEachBackendOnce(t, func(t *testing.T, b setting) {
 		s := b.serve(t, 48<<20)
 		disk, detach := nbdfuse(t, s.uri())
 		must(t, "mkfs.ext4", "-q", "-F", "-E", "nodiscard", disk)
@@ -112,8 +112,19 @@ func nbdfuse(t *testing.T, where ...string) (disk string, detach func()) {
 // mount mounts an image until umount, at the latest until the test ends.
 func mount(t *testing.T, image string) (dir string, umount func()) {
 	t.Helper()
-	dir = t.TempDir()
-	must(t, "mount", "-o", "loop", image, dir)
+	dir = mountAt(t, "-o", "loop", image)
+	return dir, func() {
+		t.Helper()
+		must(t, "umount", dir)
+	}
+}
+
+// mountAt mounts what the arguments of mount(8) say until the test ends, and returns
+// where.
+func mountAt(t *testing.T, arguments ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	must(t, "mount", append(arguments, dir)...)
 	t.Cleanup(func() {
 		err := unix.Unmount(dir, 0)
 		if err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: not mounted
@@ -121,8 +132,5 @@ func mount(t *testing.T, image string) (dir string, umount func()) {
 			_ = unix.Unmount(dir, unix.MNT_DETACH)
 		}
 	})
-	return dir, func() {
-		t.Helper()
-		must(t, "umount", dir)
-	}
+	return dir
 }

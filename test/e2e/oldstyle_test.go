@@ -47,6 +47,7 @@ func TestNbdinfoSeesOldstyle(t *testing.T) {
 }
 
 func TestFioOnOldstyle(t *testing.T) {
+	t.Parallel()
 	needsFio(t)
 	onEachBackend(t, func(t *testing.T, b setting) {
 		const size = 8 << 20

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -64,4 +65,37 @@ func children(t *testing.T, pid int) []int {
 		}
 	}
 	return pids
+}
+
+// descriptors are the files that a process has open, in order.
+func descriptors(t *testing.T, pid int) []string {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	open, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, fd := range open {
+		name, err := os.Readlink(filepath.Join(dir, fd.Name()))
+		if err != nil {
+			continue // closed meanwhile
+		}
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// leaksNone waits until the server has no more files open than before, when there may
+// have been one for a moment, too.
+func (s *server) leaksNone(before []string) {
+	s.t.Helper()
+	var now []string
+	if !soon(func() bool {
+		now = descriptors(s.t, s.cmd.Process.Pid)
+		return len(now) <= len(before)
+	}) {
+		s.t.Errorf("the server's open files were\n%q\nand are\n%q", before, now)
+	}
 }

@@ -70,6 +70,7 @@ func TestTrimAndZeroFreeSpace(t *testing.T) {
 	t.Parallel()
 	needs(t, "qemu-io")
 	const mib = 1 << 20
+	data := randomBytes(1, 8*mib)
 	for name, test := range map[string]struct {
 		command string
 		keeps   bool
@@ -79,20 +80,22 @@ func TestTrimAndZeroFreeSpace(t *testing.T) {
 		"WRITE_ZEROES and NO_HOLE": {"write -z 1M 6M", true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			disk := sparseFile(t, 8*mib)
-			if err := os.WriteFile(disk, randomBytes(1, 8*mib), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			s := serve(t, "--file", disk)
-			before := allocated(t, disk)
-			qemuIO(t, s, test.command, "flush", "read -P 0 1M 6M")
-			after := allocated(t, disk)
-			switch {
-			case test.keeps && after < before:
-				t.Errorf("%s: %d bytes of space became %d, though the client wants to keep it", test.command, before, after)
-			case !test.keeps && after > before-6*mib:
-				t.Errorf("%s: %d bytes of space became %d, 6 MiB less are due", test.command, before, after)
-			}
+			onEachLane(t, func(t *testing.T, lane string) {
+				disk := sparseFile(t, 8*mib)
+				if err := os.WriteFile(disk, data, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				s := serve(t, "--file", disk, "--lane", lane)
+				before := allocated(t, disk)
+				qemuIO(t, s, test.command, "flush", "read -P 0 1M 6M")
+				after := allocated(t, disk)
+				switch {
+				case test.keeps && after < before:
+					t.Errorf("%s: %d bytes of space became %d, though the client wants to keep it", test.command, before, after)
+				case !test.keeps && after > before-6*mib:
+					t.Errorf("%s: %d bytes of space became %d, 6 MiB less are due", test.command, before, after)
+				}
+			})
 		})
 	}
 }

@@ -15,6 +15,7 @@ func (s *server) zeroMapReady() {
 }
 
 func TestZeroesWrittenToAHoleAllocateNothing(t *testing.T) {
+	t.Parallel()
 	const size = 8<<20 + 100
 	for name, write := range map[string]func(t *testing.T, s *server){
 		"flexnbd write": func(t *testing.T, s *server) {
@@ -40,14 +41,16 @@ func TestZeroesWrittenToAHoleAllocateNothing(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			disk := sparseFile(t, size)
-			s := serve(t, "--file", disk)
-			s.zeroMapReady()
-			before := allocated(t, disk)
-			write(t, s)
-			if after := allocated(t, disk); after != before {
-				t.Errorf("zeroes written to a hole took %d bytes of space", after-before)
-			}
+			onEachLane(t, func(t *testing.T, lane string) {
+				disk := sparseFile(t, size)
+				s := serve(t, "--file", disk, "--lane", lane)
+				s.zeroMapReady()
+				before := allocated(t, disk)
+				write(t, s)
+				if after := allocated(t, disk); after != before {
+					t.Errorf("zeroes written to a hole took %d bytes of space", after-before)
+				}
+			})
 		})
 	}
 }
@@ -72,12 +75,14 @@ func TestZeroesWrittenOverDataAreRead(t *testing.T) {
 // What is written survives the server: the file itself has it.
 func TestAcknowledgedDataIsInTheFile(t *testing.T) {
 	const size = 1<<20 + 11
-	disk := sparseFile(t, size)
 	want := randomBytes(2, size)
-	s := serve(t, "--file", disk)
-	s.write(t, want, 0)
-	got, err := os.ReadFile(disk)
-	if err != nil || string(got) != string(want) {
-		t.Errorf("the file does not have what was written (%v)", err)
-	}
+	onEachLane(t, func(t *testing.T, lane string) {
+		disk := sparseFile(t, size)
+		s := serve(t, "--file", disk, "--lane", lane)
+		s.write(t, want, 0)
+		got, err := os.ReadFile(disk)
+		if err != nil || string(got) != string(want) {
+			t.Errorf("the file does not have what was written (%v)", err)
+		}
+	})
 }

@@ -18,7 +18,7 @@ import (
 func TestClientsThatDoNotReadCostBoundedMemory(t *testing.T) {
 	const clients, requests, length = 4, 16, 8 << 20 // 512 MiB of replies
 	const limit = 200 << 20
-	onEachBackend(t, func(t *testing.T, b setting) {
+	onEachBackendOnce(t, func(t *testing.T, b setting) {
 		s := b.serve(t, length)
 		s.write(t, randomBytes(1, 1<<20), 0)
 		var conns []net.Conn

@@ -73,7 +73,8 @@ func memory(size int64, lease *os.File) (*fdstore.Store, error) {
 
 // revoke waits for the line. There is nobody to tell of an error but the trace.
 func (l *lending) revoke(ctx context.Context) {
-	if _, err := bufio.NewReader(l.fifo).ReadString('\n'); err != nil {
+	lines := bufio.NewReader(l.fifo)
+	if _, err := lines.ReadString('\n'); err != nil {
 		return // the disk is being closed
 	}
 	_ = l.say("revoke")
@@ -90,6 +91,14 @@ func (l *lending) revoke(ctx context.Context) {
 		return
 	}
 	_ = l.say("moved")
+	if _, err := lines.ReadString('\n'); err != nil {
+		return
+	}
+	if err := spoil(l.disk); err != nil {
+		_ = l.say("not spoilt: %v", err)
+		return
+	}
+	_ = l.say("spoilt")
 }
 
 // Lease implements [store.Leaser].

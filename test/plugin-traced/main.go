@@ -12,9 +12,10 @@
 //	revoke=FIFO lend the disk's memory, which is a file's then (a memfd) and
 //	            outlives the process; take it back when a line comes through this
 //	            FIFO. The trace gets a line "revoke" before and "revoked" after
-//	after=move  once they were taken back, the bytes move to the process's own
-//	            memory, rubbish takes their place, and the trace gets a line
-//	            "moved". They end with the process then
+//	after=move  once the file was taken back, the bytes move to the process's own
+//	            memory, and end with it, and the trace gets a line "moved". With
+//	            another line through the FIFO, rubbish takes their place in the
+//	            file, and the trace gets a line "spoilt"
 package main
 
 import (

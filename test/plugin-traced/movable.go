@@ -21,15 +21,14 @@ type movable struct {
 	at store.Store
 }
 
-// move takes the bytes from the file to this process's memory, and leaves rubbish
-// where they were: whoever still uses the file reads that, and what is written there
-// is lost.
+const piece = 1 << 20 // bytes that are copied at a time
+
+// move takes the bytes from the file to this process's memory. What is written to the
+// file from now on is lost.
 func (m *movable) move(from *fdstore.Store) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	const piece = 1 << 20
 	to, ctx := memstore.New(m.info.Size), context.Background()
-	rubbish := bytes.Repeat([]byte{0xee}, piece)
 	for off := int64(0); off < m.info.Size; off += piece {
 		p := make([]byte, min(piece, m.info.Size-off))
 		if err := from.ReadAt(ctx, p, off); err != nil {
@@ -38,11 +37,25 @@ func (m *movable) move(from *fdstore.Store) error {
 		if err := to.WriteAt(ctx, p, off, 0); err != nil {
 			return err
 		}
-		if err := from.WriteAt(ctx, rubbish[:len(p)], off, 0); err != nil {
+	}
+	m.at = to
+	return nil
+}
+
+// spoil fills the file, which the bytes have left, with rubbish: whoever still reads
+// there gets that. The file is punched first, as [store.Loan.Revoke] asks for: what is
+// under way to a client stays as it was.
+func spoil(file *fdstore.Store) error {
+	size, ctx := file.Info().Size, context.Background()
+	if err := file.PunchHole(ctx, 0, size, 0); err != nil {
+		return err
+	}
+	rubbish := bytes.Repeat([]byte{0xee}, piece)
+	for off := int64(0); off < size; off += piece {
+		if err := file.WriteAt(ctx, rubbish[:min(piece, size-off)], off, 0); err != nil {
 			return err
 		}
 	}
-	m.at = to
 	return nil
 }
 
