@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/flexnbd/flexnbd/bench/load"
@@ -37,31 +35,15 @@ func (b *bench) run(ctx context.Context) error {
 	return nil
 }
 
-// field is what runs on one medium.
-type field struct {
-	medium
-	images    []*image
-	instances []*instance
-}
-
-// onMedium starts all servers, runs the scenarios, and clears everything away.
+// onMedium makes the image, runs the scenarios, and clears everything away.
 func (b *bench) onMedium(ctx context.Context, m medium) (err error) {
-	folder, err := m.folder(b.options.Size * int64(len(b.servers)))
+	img, err := newImage(ctx, m, b.options.Size)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
-	f := &field{medium: m}
-	defer func() { err = errors.Join(err, f.close()) }()
-	for i, s := range b.servers {
-		if err := f.add(ctx, s, filepath.Join(folder, s.name), b.options.Size); err != nil {
-			return err
-		}
-		facts := &b.results.Servers[i]
-		facts.Command = f.instances[i].command
-		if facts.Idle[m.name], err = process.Memory(f.instances[i].pid); err != nil {
-			return f.instances[i].explain(err)
-		}
+	defer func() { err = errors.Join(err, img.close()) }()
+	if err := b.idle(ctx, img); err != nil {
+		return err
 	}
 	if err := b.header(); err != nil {
 		return err
@@ -70,7 +52,7 @@ func (b *bench) onMedium(ctx context.Context, m medium) (err error) {
 		if !m.runs(s) {
 			continue
 		}
-		table, err := b.scenario(ctx, f, s)
+		table, err := b.scenario(ctx, img, s)
 		if err != nil {
 			return fmt.Errorf("scenario %s: %w", s.name, err)
 		}
@@ -82,77 +64,44 @@ func (b *bench) onMedium(ctx context.Context, m medium) (err error) {
 	return nil
 }
 
-// add makes an image and starts a server on it.
-func (f *field) add(ctx context.Context, s server, dir string, size int64) error {
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return err
+// idle notes what the servers take without connections, and by the way that all of
+// them start.
+func (b *bench) idle(ctx context.Context, img *image) error {
+	for n, s := range b.servers {
+		err := serve(ctx, s, img, func(in *instance) (err error) {
+			facts := &b.results.Servers[n]
+			facts.Command = in.command
+			facts.Idle[img.name], err = process.Memory(in.pid)
+			return err
+		})
+		if err != nil {
+			return err
+		}
 	}
-	image, err := newImage(ctx, f.medium, filepath.Join(dir, "disk.img"), size)
-	if err != nil {
-		return err
-	}
-	f.images = append(f.images, image)
-	if err := image.warm(); err != nil {
-		return err
-	}
-	in, err := start(ctx, s, image.path, dir)
-	if err != nil {
-		return err
-	}
-	f.instances = append(f.instances, in)
 	return nil
 }
 
-// close stops the servers and closes the images.
-func (f *field) close() error {
-	var errs []error
-	for _, in := range f.instances {
-		errs = append(errs, in.stop())
-	}
-	for _, i := range f.images {
-		errs = append(errs, i.close())
-	}
-	return errors.Join(errs...)
-}
-
 // scenario runs all rounds of a scenario.
-func (b *bench) scenario(ctx context.Context, f *field, s scenario) (t Table, err error) {
-	t = Table{Medium: f.name, Scenario: s.name, Workload: s.Workload}
-	var clients []*load.Client
-	defer func() {
-		for _, c := range clients {
-			err = errors.Join(err, c.Close())
-		}
-	}()
-	latencies := make([]load.Histogram, len(f.instances))
-	for _, in := range f.instances {
-		c, err := in.connect(ctx, s.Workload, b.options.Structured)
-		if err != nil {
-			return t, in.explain(err)
-		}
-		clients = append(clients, c)
-		t.Series = append(t.Series, Series{Server: in.name, Lane: in.lane, Structured: c.Structured()})
-		// Not counted; and everything is compared, as long as there is time for it.
-		if _, err := c.Run(ctx, b.options.warmUp(), 0, true); err != nil {
-			return t, in.explain(err)
-		}
+func (b *bench) scenario(ctx context.Context, img *image, s scenario) (Table, error) {
+	t := Table{Medium: img.name, Scenario: s.name, Workload: s.Workload}
+	for _, s := range b.servers {
+		t.Series = append(t.Series, Series{Server: s.name, Lane: s.lane})
 	}
+	latencies := make([]load.Histogram, len(b.servers))
 	for round := range b.options.Rounds {
-		for place, i := range order(round, len(f.instances)) {
-			r, latency, err := b.slice(ctx, f, s, i, clients[i], uint64(round)+1)
+		for place, n := range order(round, len(b.servers)) {
+			series := &t.Series[n]
+			err := serve(ctx, b.servers[n], img, func(in *instance) error {
+				return b.turn(ctx, in, img, s, series, &latencies[n])
+			})
 			if err != nil {
-				return t, f.instances[i].explain(err)
+				return t, err
 			}
-			r.Place = place
-			latencies[i].Add(latency)
-			t.Series[i].Rounds = append(t.Series[i].Rounds, r)
+			series.Rounds[round].Place = place
 		}
 	}
-	for i, in := range f.instances {
-		t.Series[i].Latency = percentiles(&latencies[i])
-		if t.Series[i].Memory, err = process.Memory(in.pid); err != nil {
-			return t, in.explain(err)
-		}
+	for n := range t.Series {
+		t.Series[n].Latency = percentiles(&latencies[n])
 	}
 	t.summarize()
 	return t, nil
@@ -171,14 +120,38 @@ func order(round, n int) []int {
 	return list
 }
 
-// slice is one server's turn.
-func (b *bench) slice(ctx context.Context, f *field, s scenario, i int, c *load.Client, seed uint64) (Round, *load.Histogram, error) {
-	if f.cold {
-		if err := f.images[i].drop(); err != nil {
-			return Round{}, nil, err
+// turn is one server's part of a round, which it adds to the series and the latencies.
+func (b *bench) turn(ctx context.Context, in *instance, img *image, s scenario, series *Series, latencies *load.Histogram) (err error) {
+	c, err := in.connect(ctx, s.Workload, b.options.Structured)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	series.Structured = c.Structured()
+	// Not counted; and everything is compared, as long as there is time for it.
+	if _, err := c.Run(ctx, b.options.warmUp(), 0, true); err != nil {
+		return err
+	}
+	if img.cold {
+		if err := img.drop(); err != nil {
+			return err
 		}
 	}
-	in := f.instances[i]
+	// The same offsets for everybody in this round.
+	r, latency, err := b.slice(ctx, in, c, uint64(len(series.Rounds))+1)
+	if err != nil {
+		return err
+	}
+	series.Rounds = append(series.Rounds, r)
+	latencies.Add(latency)
+	if s.writes() && (!img.inRAM || img.loop) {
+		return img.settle()
+	}
+	return nil
+}
+
+// slice is the part of a turn that counts.
+func (b *bench) slice(ctx context.Context, in *instance, c *load.Client, seed uint64) (Round, *load.Histogram, error) {
 	before, err := process.CPUTime(in.pid)
 	if err != nil {
 		return Round{}, nil, err
@@ -191,16 +164,13 @@ func (b *bench) slice(ctx context.Context, f *field, s scenario, i int, c *load.
 	if err != nil {
 		return Round{}, nil, err
 	}
-	if s.writes() && (!f.inRAM || f.loop) {
-		if err := f.images[i].settle(); err != nil {
-			return Round{}, nil, err
-		}
-	}
+	memory, err := process.Memory(in.pid)
 	return Round{
 		Requests:  result.Requests,
 		Rate:      result.Rate,
 		CPU:       float64((after - before).Nanoseconds()) / float64(result.All),
 		ClientCPU: float64(result.CPU.Nanoseconds()) / float64(result.All),
+		Memory:    memory,
 		Latency:   percentiles(&result.Latency),
-	}, &result.Latency, nil
+	}, &result.Latency, err
 }

@@ -14,10 +14,12 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/flexnbd/flexnbd/bench/load"
+	"github.com/flexnbd/flexnbd/bench/process"
 )
 
 // small is a bench of the servers that takes a moment. It works on the main thread's
@@ -27,6 +29,7 @@ func small(t *testing.T, out io.Writer, servers ...server) *bench {
 	runtime.LockOSThread()
 	t.Cleanup(runtime.UnlockOSThread)
 	t.Setenv("TMPDIR", t.TempDir())
+	t.Setenv("GORACE", "atexit_sleep_ms=0") // else fake servers end a second late
 	if err := adopt(); err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +73,7 @@ func cleared(t *testing.T) {
 
 func TestAllServersAreMeasuredInAllRounds(t *testing.T) {
 	var out bytes.Buffer
-	b := small(t, &out, ours(fakeKind("flexnbd-file", "plain")), fakeKind("a", "plain"), fakeKind("b", "daemon"))
+	b := small(t, &out, ours(fakeKind("flexnbd-file", "plain")), fakeKind("a", "family"), fakeKind("b", "daemon"))
 	b.media = named(t, "ext4", "uncached")
 	if err := b.run(t.Context()); err != nil {
 		t.Fatal(err)
@@ -169,24 +172,41 @@ func TestServerThatHangsUpEndsTheRun(t *testing.T) {
 }
 
 func TestInterruptClearsEverythingAway(t *testing.T) {
-	ctx, cancel := context.WithCancelCause(t.Context())
-	stopped := errors.New("interrupted by the test")
-	b := small(t, io.Discard, fakeKind("a", "plain"), fakeKind("b", "daemon"))
-	b.options.Slice = time.Minute
-	b.media = named(t, "ext4")
-	b.out = writerFunc(func(p []byte) (int, error) { // the header: servers run
-		cancel(stopped)
-		return len(p), nil
-	})
-	if err := b.run(ctx); !errors.Is(err, stopped) {
-		t.Errorf("the error is %v", err)
+	for _, kind := range []string{"plain", "daemon", "family"} {
+		t.Run(kind, func(t *testing.T) {
+			b := small(t, io.Discard, fakeKind("a", kind))
+			b.options.Slice = time.Minute
+			b.media = named(t, "ext4")
+			ctx, cancel := context.WithCancelCause(t.Context())
+			stopped := errors.New("interrupted by the test")
+			folder := os.TempDir()
+			var watch sync.WaitGroup
+			watch.Go(func() {
+				if !underLoad(t, folder) {
+					t.Error("no server comes under load")
+				}
+				cancel(stopped)
+			})
+			if err := b.run(ctx); !errors.Is(err, stopped) {
+				t.Errorf("the error is %v", err)
+			}
+			watch.Wait()
+			cleared(t)
+		})
 	}
-	cleared(t)
 }
 
-type writerFunc func([]byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+// underLoad waits until a fake server has done more than to start.
+func underLoad(t *testing.T, image string) bool {
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(retry) {
+		for _, pid := range leftOver(t, image) {
+			if took, err := process.CPUTime(pid); err == nil && took > 300*time.Millisecond {
+				return true
+			}
+		}
+	}
+	return false
+}
 
 func TestEveryServerHasEveryPlaceEquallyOften(t *testing.T) {
 	const n = 5

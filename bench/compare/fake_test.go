@@ -14,12 +14,17 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/flexnbd/flexnbd/core/nbd"
 )
 
 // The test program is also the server that the tests measure:
 //
-//	fake-server plain|daemon|broken|deaf PORT IMAGE PIDFILE
+//	fake-server plain|daemon|family|broken|deaf PORT IMAGE PIDFILE
+//
+// All of them lock the image, as flexnbd does, and a family's child, which has the
+// lock too, ends some time after its parent.
 const fakeServer = "fake-server"
 
 func TestMain(m *testing.M) {
@@ -57,6 +62,22 @@ func fake(kind, port, image, pidFile string) error {
 	f, err := os.OpenFile(image, os.O_RDWR, 0)
 	if err != nil {
 		return err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("lock %s: %w", image, err)
+	}
+	if kind == "family" {
+		child := exec.Command("sh", "-c", "read end; exec sleep 0.05", fakeServer, image)
+		child.ExtraFiles = []*os.File{f}
+		child.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		hold, err := child.StdinPipe()
+		if err != nil {
+			return err
+		}
+		defer hold.Close()
+		if err := child.Start(); err != nil {
+			return err
+		}
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:"+port)
 	if err != nil {
@@ -107,7 +128,7 @@ func serveFake(kind string, conn net.Conn, f *os.File) {
 }
 
 // leftOver lists processes of fake servers that still run.
-func leftOver(t *testing.T, image string) (list []string) {
+func leftOver(t *testing.T, image string) (list []int) {
 	t.Helper()
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -115,7 +136,9 @@ func leftOver(t *testing.T, image string) (list []string) {
 	}
 	for _, e := range entries {
 		if line, _ := os.ReadFile("/proc/" + e.Name() + "/cmdline"); strings.Contains(string(line), fakeServer) && strings.Contains(string(line), image) {
-			list = append(list, e.Name())
+			if pid, err := strconv.Atoi(e.Name()); err == nil {
+				list = append(list, pid)
+			}
 		}
 	}
 	return list

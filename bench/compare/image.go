@@ -7,36 +7,55 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/flexnbd/flexnbd/bench/load"
 )
 
-// image is one server's copy of the disk.
+// image is the disk that all servers serve, one at a time. It is the same one for all
+// of them since its place in memory matters: see docs/performance.md.
 type image struct {
-	path string   // what the server gets
-	open *os.File // the same
+	medium
+	folder string   // has the image's file, and those of the servers
+	path   string   // what a server gets
+	open   *os.File // the same
 }
 
-// newImage makes a disk full of data at path, and a loop device over it if the medium
-// says so.
-func newImage(ctx context.Context, m medium, path string, size int64) (_ *image, err error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+// newImage makes a disk full of data on the medium, all of it in the page cache.
+func newImage(ctx context.Context, m medium, size int64) (*image, error) {
+	folder, err := m.newFolder(size)
 	if err != nil {
 		return nil, err
 	}
-	if err := fill(ctx, f, size); err != nil {
-		return nil, errors.Join(fmt.Errorf("fill %s: %w", path, err), f.Close())
+	i := &image{medium: m, folder: folder, path: filepath.Join(folder, "disk.img")}
+	if err := i.create(ctx, size); err != nil {
+		return nil, errors.Join(err, i.close())
 	}
-	if !m.loop {
-		return &image{path, f}, nil
+	return i, nil
+}
+
+// create makes the file, and a loop device over it if the medium says so.
+func (i *image) create(ctx context.Context, size int64) (err error) {
+	i.open, err = os.OpenFile(i.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
 	}
-	device, err := attachLoop(f)
-	if err := errors.Join(err, f.Close()); err != nil {
-		return nil, err
+	if err := fill(ctx, i.open, size); err != nil {
+		return fmt.Errorf("fill %s: %w", i.path, err)
 	}
-	return &image{device.Name(), device}, nil
+	if i.loop {
+		device, err := attachLoop(i.open)
+		if err != nil {
+			return err
+		}
+		if err := i.open.Close(); err != nil {
+			return errors.Join(err, device.Close())
+		}
+		i.open, i.path = device, device.Name()
+	}
+	return i.warm()
 }
 
 // fill writes what the load expects to read.
@@ -85,5 +104,8 @@ func (i *image) warm() error {
 	}
 }
 
-// close closes the image. A loop device is detached when the last one has closed it.
-func (i *image) close() error { return i.open.Close() }
+// close removes the image and its folder. A loop device is detached when the last one
+// has closed it.
+func (i *image) close() error {
+	return errors.Join(i.open.Close(), os.RemoveAll(i.folder))
+}

@@ -18,15 +18,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/flexnbd/flexnbd/bench/load"
+	"github.com/flexnbd/flexnbd/bench/process"
 )
 
 // instance is a running server.
 type instance struct {
 	server
-	pid     int // of the process that all others are below
-	address string
-	log     string // file
-	ended   chan struct{}
+	place
+	pid     int           // of the process that all others are below
+	ended   chan struct{} // is closed when it has
 	command []string
 }
 
@@ -36,20 +36,38 @@ const (
 	retry     = 5 * time.Millisecond
 )
 
-// start starts the server on the image, with its own files in dir, and returns when
-// it answers a read. Only the main thread may call it: see PDEATHSIG below.
-func start(ctx context.Context, s server, image, dir string) (_ *instance, err error) {
+// serve runs the server on the image for as long as use takes. Only the main thread
+// may call it: see PDEATHSIG below.
+func serve(ctx context.Context, s server, img *image, use func(*instance) error) (err error) {
+	in, err := start(ctx, s, img)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, in.stop()) }()
+	if err := use(in); err != nil {
+		return in.explain(err)
+	}
+	return nil
+}
+
+// start starts the server, with its own files in a folder beside the image, and
+// returns when it answers a read.
+func start(ctx context.Context, s server, img *image) (*instance, error) {
+	// A new folder each time: a daemon may leave its process id behind.
+	dir, err := os.MkdirTemp(img.folder, s.name+"-")
+	if err != nil {
+		return nil, err
+	}
 	port, err := freePort()
 	if err != nil {
 		return nil, err
 	}
-	in := &instance{server: s, address: net.JoinHostPort("127.0.0.1", port), log: filepath.Join(dir, "log")}
-	p := place{image, port, dir}
-	arguments, err := s.arguments(p)
+	in := &instance{server: s, place: place{img.path, port, dir}}
+	arguments, err := s.arguments(in.place)
 	if err != nil {
 		return nil, err
 	}
-	log, err := os.Create(in.log)
+	log, err := os.Create(in.log())
 	if err != nil {
 		return nil, err
 	}
@@ -61,13 +79,13 @@ func start(ctx context.Context, s server, image, dir string) (_ *instance, err e
 	// comes when the *thread* ends which started the process, so it has to be the
 	// main one.
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	in.command = p.generalize(command.Args)
+	in.command = in.generalize(command.Args)
 	if err := command.Start(); err != nil {
 		return nil, fmt.Errorf("%s: %w", s.name, err)
 	}
 	in.pid = command.Process.Pid
 	if s.daemon {
-		if in.pid, err = daemonised(command, p.pidFile()); err != nil {
+		if in.pid, err = daemonised(command, in.pidFile()); err != nil {
 			return nil, in.explain(err)
 		}
 	}
@@ -82,8 +100,10 @@ func start(ctx context.Context, s server, image, dir string) (_ *instance, err e
 	return in, nil
 }
 
-// adopt makes processes whose parents have ended children of this one, so that a
-// daemon can be waited for.
+func (in *instance) log() string { return filepath.Join(in.dir, "log") }
+
+// adopt makes processes whose parents have ended children of this one, so that
+// daemons, and what servers leave behind, can be waited for.
 func adopt() error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become a subreaper: %w", err)
@@ -108,7 +128,7 @@ func daemonised(command *exec.Cmd, pidFile string) (int, error) {
 	}
 }
 
-// reap waits for a child to end.
+// reap waits for a process to end that is a child of this one, if it still is there.
 func reap(pid int) {
 	for {
 		if _, err := unix.Wait4(pid, nil, 0, nil); !errors.Is(err, unix.EINTR) {
@@ -141,19 +161,19 @@ func (in *instance) untilReady(ctx context.Context) error {
 		case <-in.ended:
 			return errors.New("it ended at once")
 		case <-ctx.Done():
-			return fmt.Errorf("it is not ready: %w", err)
+			return fmt.Errorf("it is not ready: %w", errors.Join(context.Cause(ctx), err))
 		case <-time.After(retry): // between attempts; nothing tells when
 		}
 	}
 }
 
 func (in *instance) connect(ctx context.Context, w load.Workload, structured bool) (*load.Client, error) {
-	return load.Open(ctx, in.address, w, load.Options{Export: in.export, Structured: structured})
+	return load.Open(ctx, net.JoinHostPort("127.0.0.1", in.port), w, load.Options{Export: in.export, Structured: structured})
 }
 
 // explain adds the server's name and the last it said.
 func (in *instance) explain(err error) error {
-	said, _ := os.ReadFile(in.log)
+	said, _ := os.ReadFile(in.log())
 	const most = 1000
 	said = said[max(0, len(said)-most):]
 	if len(said) > 0 {
@@ -162,15 +182,24 @@ func (in *instance) explain(err error) error {
 	return fmt.Errorf("%s: %w", in.name, err)
 }
 
-// stop asks the server to end, and ends it if it does not.
+// stop asks the server to end, and ends it if it does not. When it returns, no process
+// of the server is left that may have the image open.
 func (in *instance) stop() error {
+	tree := process.Tree(in.pid)
+	late := time.AfterFunc(stopTime, func() {
+		for _, pid := range tree {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	})
 	_ = unix.Kill(in.pid, unix.SIGTERM)
-	select {
-	case <-in.ended:
-		return nil
-	case <-time.After(stopTime):
-	}
-	_ = unix.Kill(-in.pid, unix.SIGKILL)
 	<-in.ended
-	return fmt.Errorf("%s did not end within %v of SIGTERM and was killed", in.name, stopTime)
+	// Those below it may take longer. Parents come first in the tree: once one has
+	// ended its children are this process's.
+	for _, pid := range tree[1:] {
+		reap(pid)
+	}
+	if !late.Stop() {
+		return fmt.Errorf("%s did not end within %v of SIGTERM and was killed", in.name, stopTime)
+	}
+	return nil
 }

@@ -37,6 +37,7 @@ func (s *Series) ratio(other *Series, pick func(Round) float64) float64 {
 func rate(r Round) float64      { return r.Rate }
 func cpu(r Round) float64       { return r.CPU }
 func clientCPU(r Round) float64 { return r.ClientCPU }
+func memory(r Round) float64    { return float64(r.Memory) }
 
 // summarize fills in what follows from the rounds.
 func (t *Table) summarize() {
@@ -44,6 +45,7 @@ func (t *Table) summarize() {
 	for i := range t.Series {
 		s := &t.Series[i]
 		s.Rate, s.CPU, s.ClientCPU = s.over(rate), s.over(cpu), s.over(clientCPU)
+		s.Memory = int64(s.over(memory))
 		if s.Lane != "" {
 			continue
 		}

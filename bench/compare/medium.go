@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// medium is where the images are.
+// medium is where the image is.
 type medium struct {
 	name  string
 	about string
@@ -21,10 +21,10 @@ type medium struct {
 }
 
 var media = []medium{
-	{name: "tmpfs", inRAM: true, about: "files on tmpfs (/dev/shm)"},
-	{name: "ext4", about: "files on the file system of the folder for temporary files, in the page cache"},
-	{name: "loop", inRAM: true, loop: true, about: "loop devices over files on tmpfs: block devices, without a real disk's noise"},
-	{name: "uncached", cold: true, about: "files as for ext4, whose pages are dropped with posix_fadvise(POSIX_FADV_DONTNEED) before each slice"},
+	{name: "tmpfs", inRAM: true, about: "a file on tmpfs (/dev/shm)"},
+	{name: "ext4", about: "a file on the file system of the folder for temporary files, in the page cache"},
+	{name: "loop", inRAM: true, loop: true, about: "a loop device over a file on tmpfs: a block device, without a real disk's noise"},
+	{name: "uncached", cold: true, about: "a file as for ext4, whose pages are dropped with posix_fadvise(POSIX_FADV_DONTNEED) before each slice"},
 }
 
 // selectMedia returns those that are named, or all.
@@ -66,8 +66,8 @@ func (m *medium) check() error {
 	return nil
 }
 
-// folder makes a folder for the images, which have so many bytes in all.
-func (m *medium) folder(need int64) (string, error) {
+// newFolder makes a folder for an image of so many bytes.
+func (m *medium) newFolder(need int64) (string, error) {
 	where := os.TempDir()
 	if m.inRAM {
 		where = "/dev/shm"
@@ -77,7 +77,7 @@ func (m *medium) folder(need int64) (string, error) {
 		return "", fmt.Errorf("%s: %w", where, err)
 	}
 	if free := int64(fs.Bavail) * fs.Bsize; free < need {
-		return "", fmt.Errorf("medium %s: %s has %d MiB free and the images take %d MiB: make room, choose fewer servers with -server, or smaller images with -size", m.name, where, free/mib, need/mib)
+		return "", fmt.Errorf("medium %s: %s has %d MiB free and the image takes %d MiB: make room, or choose a smaller one with -size", m.name, where, free/mib, need/mib)
 	}
 	return os.MkdirTemp(where, "flexnbd-bench-")
 }

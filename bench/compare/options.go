@@ -35,9 +35,9 @@ func parseOptions(arguments []string, out io.Writer) (o Options, err error) {
 	f.SetOutput(out)
 	f.IntVar(&o.Rounds, "rounds", 15, "rounds, in each of which every server has one slice")
 	f.DurationVar(&o.Slice, "slice", 300*time.Millisecond, "length of a slice")
-	size := f.Int64("size", 1024, "size of the images in MiB")
+	size := f.Int64("size", 1024, "size of the image in MiB")
 	f.BoolVar(&o.Structured, "structured", false, "ask for structured replies; servers without them answer with simple ones")
-	f.BoolVar(&o.Verify, "verify", false, "compare every byte that is read; without, the first 8 of each 4 KiB are, and all in the first slice, which does not count")
+	f.BoolVar(&o.Verify, "verify", false, "compare every byte that is read; without, the first 8 of each 4 KiB are, and all in the warm-up, which does not count")
 	f.StringVar(&o.Scenario, "scenario", "", "run the scenarios that match this `regexp`")
 	lists := map[string]*string{
 		"medium": f.String("medium", "", "run on these media only: a `list` like tmpfs,loop"),
@@ -100,5 +100,5 @@ func mostConnections(list []scenario) int {
 	return most
 }
 
-// warmUp is how long the slice takes that does not count.
-func (o *Options) warmUp() time.Duration { return o.Slice / 2 }
+// warmUp is how long a server is under load before its slice.
+func (o *Options) warmUp() time.Duration { return o.Slice / 3 }

@@ -43,13 +43,13 @@ type Series struct {
 	Lane       string      `json:"lane,omitempty"`
 	Structured bool        `json:"structured_replies"`
 	Rounds     []Round     `json:"rounds"`
-	Latency    Percentiles `json:"latency"`      // of all rounds together
-	Memory     int64       `json:"memory_bytes"` // after the last round, with its connections
+	Latency    Percentiles `json:"latency"` // of all rounds together
 
 	// Medians over the rounds.
 	Rate      float64 `json:"rate"`
 	CPU       float64 `json:"cpu_ns_per_request"`
 	ClientCPU float64 `json:"client_cpu_ns_per_request"`
+	Memory    int64   `json:"memory_bytes"`
 
 	// Medians of the ratios within each round: this server's rate to each peer's,
 	// and its CPU time per request to the thrifty peer's.
@@ -66,6 +66,7 @@ type Round struct {
 	Rate      float64     `json:"rate"` // requests per second
 	CPU       float64     `json:"cpu_ns_per_request"`
 	ClientCPU float64     `json:"client_cpu_ns_per_request"`
+	Memory    int64       `json:"memory_bytes"` // after the slice, with its connections
 	Latency   Percentiles `json:"latency"`
 }
 

@@ -32,7 +32,7 @@ type server struct {
 	daemon bool
 }
 
-// place is where one server runs.
+// place is where one server runs, for one turn.
 type place struct {
 	image, port, dir string
 }

@@ -41,8 +41,8 @@ The best peer of a scenario is the one with the highest median rate in it. CPU i
 CPU time per request, of all the server's processes, divided by that of the peer that
 takes the least. In the tables below, /best is a server's rate divided by the best
 peer's, and /least its CPU time per request divided by the least of a peer. Latencies
-are of all rounds together, memory (PSS) of all the server's processes with the
-scenario's connections open.
+are of all rounds together. Memory (PSS) is that of all the server's processes with the
+scenario's connections open, the median of what it was at the ends of the slices.
 `
 
 func (r *Results) writeText(file string) error {
@@ -71,7 +71,7 @@ func (r *Results) writePreface(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Made by \"go run ./bench compare\" at %s, flexnbd %s, %s.\n", m.Date.Format(time.RFC3339), m.Commit, m.Go)
 	fmt.Fprintf(&b, "%s, %d CPUs (%s), %d MiB of memory.\n", m.Kernel, m.CPUs, m.CPU, m.Memory/mib)
-	fmt.Fprintf(&b, "%d rounds of %v; images of %d MiB; structured replies: %v.\n\n", o.Rounds, o.Slice, o.Size/mib, o.Structured)
+	fmt.Fprintf(&b, "%d rounds of %v; an image of %d MiB; structured replies: %v.\n\n", o.Rounds, o.Slice, o.Size/mib, o.Structured)
 	for _, s := range r.Servers {
 		fmt.Fprintf(&b, "%-18s %s\n%-18s %s\n", s.Name, s.Version, "", strings.Join(s.Command, " "))
 	}

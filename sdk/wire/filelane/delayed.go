@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -30,6 +31,7 @@ type delayed struct {
 // later sees to it that a request is carried out that may take its time.
 func (q *queue) later(f *file, r *wire.Request, done int) {
 	q.delayed.Add(1)
+	q.slow.Add(1)
 	d := &delayed{queue: q, request: r, done: done}
 	if r.Op == wire.OpWrite {
 		if d.claim = q.lane.ranges.TryLock(r.Offset, r.Offset+r.Length, true); d.claim == nil {
@@ -54,6 +56,7 @@ func (d *delayed) await() {
 	}
 	q.lane.ranges.Unlock(d.claim)
 	q.fallback.Submit([]*wire.Request{r})
+	q.slow.Add(-1)
 	q.delayed.Done()
 }
 
@@ -101,11 +104,14 @@ func (d *delayed) run() {
 	if r.Op == wire.OpWrite {
 		move = d.file.pwrite
 	}
+	begin := time.Now()
 	err := move.all(d.file.fd, r.Data.Bytes[d.done:], r.Offset+int64(d.done))
 	if d.claim != nil {
+		d.queue.lane.stall.note(begin)
 		d.queue.lane.ranges.Unlock(d.claim)
 	}
 	d.file.lent.Leave()
+	d.queue.slow.Add(-1)
 	one := [1]*wire.Request{r}
 	if err != nil {
 		d.queue.fallback.Submit(one[:])

@@ -39,13 +39,13 @@ func newFile(lent *wire.Lent) *file {
 }
 
 const (
-	// shortWrite is the longest write that is done at once, in bytes. A longer
-	// one leaves its goroutine the time to fetch the next request's payload
-	// meanwhile.
-	shortWrite = 32 << 10
-	// longRead is the shortest read that is lent, in bytes: below it, copying
-	// costs less than the system calls that sendfile takes.
-	longRead = 512 << 10
+	// longRead is the shortest read, in bytes, that may be lent, or left to a
+	// goroutine although its pages are cached. Below it either costs more than
+	// copying the bytes at once.
+	longRead = 128 << 10
+	// hugeRead is the shortest read, in bytes, whose copy would not stay in a
+	// CPU's cache until it is sent.
+	hugeRead = 512 << 10
 	// probeStep is how far apart a long read looks whether its pages are ready.
 	probeStep = 64 << 10
 )
@@ -55,9 +55,6 @@ var pageMask = int64(os.Getpagesize() - 1)
 // writesAtOnce says whether a write needs nothing but the page cache. A page that
 // is written in part has to be read before, unless it is cached.
 func (f *file) writesAtOnce(r *wire.Request) bool {
-	if r.Length > shortWrite {
-		return false
-	}
 	if f.memory {
 		return true
 	}
@@ -100,15 +97,15 @@ func (f *file) ready(off int64) bool {
 // waiting: sendfile has no RWF_NOWAIT. All pages have to be there (cachestat), and
 // some of them are tried, since those that are only just being read in are there,
 // too. Reads run ahead in steps much longer than probeStep, first page first.
+//
+// tmpfs lends nothing: its pages are small, and sendfile costs more for each of
+// them than to copy it.
 func (f *file) lends(r *wire.Request) bool {
-	if r.Length < longRead || f.blind.Load() || f.waits.Load() {
+	if r.Length < longRead || f.memory || f.blind.Load() || f.waits.Load() {
 		return false
 	}
 	if !f.cached(r.Offset, r.Length) {
 		return false
-	}
-	if f.memory {
-		return true
 	}
 	end := r.Offset + r.Length
 	for off := r.Offset; off < end; off += probeStep {

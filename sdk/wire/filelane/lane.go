@@ -15,6 +15,7 @@ import (
 type Lane struct {
 	ranges *rangelock.Lock
 	file   atomic.Pointer[file] // nil without a loan
+	stall  stall
 
 	mu      sync.Mutex
 	slow    int        // goroutines at work

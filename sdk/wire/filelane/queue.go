@@ -5,6 +5,8 @@ package filelane
 import (
 	"context"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/flexnbd/flexnbd/sdk/wire"
 )
@@ -16,6 +18,7 @@ type queue struct {
 	fallback wire.Queue // completes into the same sink
 
 	delayed sync.WaitGroup // requests left to goroutines
+	slow    atomic.Int64   // how many there are
 }
 
 // NewQueue returns a queue for one connection. fallback carries out what the
@@ -65,9 +68,11 @@ func (q *queue) Submit(requests []*wire.Request) {
 	if len(b.others) > 0 {
 		q.fallback.Submit(b.others) // first, since it takes longer
 	}
+	begin := time.Now()
 	var bytes int64
+	alone, stalled := len(requests) == 1 && q.slow.Load() == 0, q.lane.stall.recent(begin)
 	for _, r := range b.ours {
-		if !q.now(f, r) {
+		if !q.now(f, r, alone, stalled) {
 			continue
 		}
 		b.done = append(b.done, r)
@@ -79,6 +84,7 @@ func (q *queue) Submit(requests []*wire.Request) {
 	if len(b.done) > 0 {
 		q.sink(b.done)
 	}
+	q.lane.stall.note(begin)
 	b.free()
 }
 
@@ -88,18 +94,24 @@ func (f *file) takes(r *wire.Request) bool {
 }
 
 // now carries a request out at once if that waits for nothing, and returns true.
-// Otherwise it sees to it that the request is carried out.
-func (q *queue) now(f *file, r *wire.Request) bool {
+// Otherwise it sees to it that the request is carried out. alone says that the
+// connection has no other request that it knows of, stalled that writes have waited.
+//
+// A long read that is alone is best sent without any copy, and so is a huge one. Of
+// several long reads each gets a goroutine, cached or not: their copies are made on
+// several CPUs, while one sends.
+func (q *queue) now(f *file, r *wire.Request, alone, stalled bool) bool {
 	done := 0
 	switch {
 	case r.Op == wire.OpWrite:
-		if f.writesAtOnce(r) {
+		if f.writesAtOnce(r) && !stalled {
 			done = q.tryWrite(f, r)
 		}
-	case r.MayLend && f.lends(r):
+	case r.MayLend && (alone || r.Length >= hugeRead) && f.lends(r):
 		f.lent.Share()
 		r.Lent = f.lent
 		return true
+	case r.Length >= longRead && !alone:
 	default:
 		done = f.readCached(r.Data.Bytes, r.Offset)
 	}

@@ -149,8 +149,10 @@ func (b *bench) collect(n int) {
 	b.nothing()
 }
 
-// slowWrites makes the device take no write until answer is called.
+// slowWrites makes the device take no write until answer is called, which the lane
+// knows already.
 func (b *bench) slowWrites() (answer func()) {
+	b.lane.stall.last.Store(int64(time.Since(epoch) + time.Hour))
 	held := make(chan struct{})
 	b.lane.file.Load().pwrite = func(fd int, p []byte, off int64) (int, error) {
 		<-held
@@ -185,43 +187,76 @@ func TestCachedReadsCompleteTogetherAndAtOnce(t *testing.T) {
 func TestBytesOfManyReadsAreNotHeldBack(t *testing.T) {
 	b := newBench(t, t.TempDir())
 	var batch []*wire.Request
-	for i := range int64(8) {
-		batch = append(batch, b.read(i<<17, together/2))
+	for i := range int64(16) {
+		batch = append(batch, b.read(i<<17, together/4))
 	}
 	b.queue.Submit(batch)
 	if len(b.done) != 4 {
-		t.Errorf("the sink was called %d times for %d requests of half of what goes together", len(b.done), len(batch))
+		t.Errorf("the sink was called %d times for %d requests of a quarter of what goes together", len(b.done), len(batch))
 	}
 	b.collect(len(batch))
 }
 
-func TestLongReadOfCachedPagesIsLent(t *testing.T) {
-	for place, dir := range places(t) {
-		t.Run(place, func(t *testing.T) {
-			b := newBench(t, dir)
-			for _, off := range []int64{0, 5, benchSize - longRead} {
-				r := b.read(off, longRead)
-				r.MayLend = true
-				b.queue.Submit([]*wire.Request{r})
-				b.collect(1)
-				if r.Lent == nil {
-					t.Fatalf("a read of %d bytes at %d was not lent", r.Length, off)
-				}
-				got := make([]byte, r.Length)
-				if err := r.Lent.ReadAt(got, off); err != nil || !bytes.Equal(got, numbered(off, r.Length)) {
-					t.Errorf("lent bytes at %d: %v, or other bytes", off, err)
-				}
+func TestLongReadThatIsAloneIsLent(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	if newFile(b.lent).memory {
+		t.Skip("the folder for temporary files is in memory, where nothing is lent")
+	}
+	read := func(off, length int64) *wire.Request {
+		r := b.read(off, length)
+		r.MayLend = true
+		return r
+	}
+	for _, off := range []int64{0, 5, benchSize - longRead} {
+		r := read(off, longRead)
+		b.queue.Submit([]*wire.Request{r})
+		b.collect(1)
+		if r.Lent == nil {
+			t.Fatalf("a read of %d bytes at %d was not lent", r.Length, off)
+		}
+		got := make([]byte, r.Length)
+		if err := r.Lent.ReadAt(got, off); err != nil || !bytes.Equal(got, numbered(off, r.Length)) {
+			t.Errorf("lent bytes at %d: %v, or other bytes", off, err)
+		}
+		r.Lent.Leave()
+	}
+	for what, batch := range map[string][]*wire.Request{
+		"a short read":             {read(0, longRead-1)},
+		"a read that did not ask":  {b.read(0, longRead)},
+		"reads that are not alone": {read(0, longRead), read(longRead, 2*longRead)},
+	} {
+		b.queue.Submit(batch)
+		b.collect(len(batch))
+		for _, r := range batch {
+			if r.Lent != nil {
+				t.Errorf("%s got a descriptor", what)
 				r.Lent.Leave()
+			} else if !bytes.Equal(r.Data.Bytes, numbered(r.Offset, r.Length)) {
+				t.Errorf("%s got other bytes", what)
 			}
-			short := b.read(0, longRead-1)
-			short.MayLend = true
-			unasked := b.read(0, longRead)
-			b.queue.Submit([]*wire.Request{short, unasked})
-			b.collect(2)
-			if short.Lent != nil || unasked.Lent != nil {
-				t.Error("a descriptor was lent for a short read, or to somebody who did not ask")
-			}
-		})
+		}
+	}
+}
+
+// TestWriteThatWaitedSendsOthersToGoroutines has the device take its time once.
+func TestWriteThatWaitedSendsOthersToGoroutines(t *testing.T) {
+	b := newBench(t, t.TempDir())
+	goroutines := 0
+	b.lane.file.Load().pwrite = func(fd int, p []byte, off int64) (int, error) {
+		b.lane.mu.Lock()
+		goroutines = b.lane.slow
+		b.lane.mu.Unlock()
+		if off == 0 {
+			time.Sleep(stallTime + time.Millisecond) // this is the device
+		}
+		return unix.Pwrite(fd, p, off)
+	}
+	for i, want := range []int{0, 1} {
+		b.queue.Submit([]*wire.Request{b.request(wire.OpWrite, int64(i)*4096, 4096, 0)})
+		b.collect(1)
+		if goroutines != want {
+			t.Errorf("write %d was carried out by %d goroutines", i, goroutines)
+		}
 	}
 }
 
@@ -342,7 +377,7 @@ func TestOnlySoManyGoroutinesAreAtTheDevice(t *testing.T) {
 	answer := b.slowWrites()
 	const n = 3 * maxSlow
 	for i := range int64(n) {
-		b.queue.Submit([]*wire.Request{b.request(wire.OpWrite, i*(shortWrite+1), shortWrite+1, 0)})
+		b.queue.Submit([]*wire.Request{b.request(wire.OpWrite, i*4096, 4096, 0)})
 	}
 	b.lane.mu.Lock()
 	slow, waiting := b.lane.slow, len(b.lane.waiting)
@@ -358,7 +393,7 @@ func TestOnlySoManyGoroutinesAreAtTheDevice(t *testing.T) {
 func TestEndOfTheLoanGoesUnnoticed(t *testing.T) {
 	b := newBench(t, t.TempDir())
 	answer := b.slowWrites()
-	b.queue.Submit([]*wire.Request{b.request(wire.OpWrite, 0, shortWrite+1, 0)})
+	b.queue.Submit([]*wire.Request{b.request(wire.OpWrite, 0, 4096, 0)})
 	b.lent.End()
 	select {
 	case <-b.lent.Ended():
