@@ -57,9 +57,11 @@ func (in *intake) buffered() int { return in.w - in.r }
 
 // next waits for a request's header and returns its bytes, which are taken off
 // with skip. If the stream ends before, it returns what there was.
-func (in *intake) next() ([]byte, error) {
+//
+// soon says that the client is expected to send a request at once.
+func (in *intake) next(soon bool) ([]byte, error) {
 	for in.buffered() < nbd.RequestSize {
-		if err := in.fill(); err != nil {
+		if err := in.fill(soon && in.buffered() == 0); err != nil {
 			return in.bytes(in.buffered()), err
 		}
 	}
@@ -91,7 +93,7 @@ func (in *intake) read(p []byte) error {
 		// Nothing is at hand, so the socket may fill p itself, and the buffer
 		// with what follows.
 		in.payload = p
-		n, err := in.socket.readInto(in.place, in.empty)
+		n, err := in.socket.readInto(in.place, in.empty, false)
 		in.payload = nil
 		if err != nil {
 			return err
@@ -110,7 +112,7 @@ func (in *intake) read(p []byte) error {
 func (in *intake) discard(n int64) error {
 	for n > 0 {
 		if in.buffered() == 0 {
-			if err := in.fill(); err != nil {
+			if err := in.fill(false); err != nil {
 				return err
 			}
 		}
@@ -122,8 +124,8 @@ func (in *intake) discard(n int64) error {
 }
 
 // fill reads more into the buffer.
-func (in *intake) fill() error {
-	n, err := in.socket.readInto(in.place, in.empty)
+func (in *intake) fill(soon bool) error {
+	n, err := in.socket.readInto(in.place, in.empty, soon)
 	if err == nil {
 		in.w += n
 	}

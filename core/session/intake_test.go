@@ -49,7 +49,7 @@ func TestIntakeReadsWhatWasSent(t *testing.T) {
 			_ = far.SetReadDeadline(time.Now().Add(patience))
 			in := newIntake(newSocket(far), stream[:ahead])
 			for i, length := range lengths {
-				header, err := in.next()
+				header, err := in.next(false)
 				want := numbered(nbd.RequestSize + length + i)[i:]
 				if err != nil || !bytes.Equal(header, want[:nbd.RequestSize]) {
 					t.Fatalf("header %d: %v, %x", i, err, header)
@@ -66,7 +66,7 @@ func TestIntakeReadsWhatWasSent(t *testing.T) {
 					t.Fatalf("payload %d of %d bytes: %v, or other bytes", i, length, err)
 				}
 			}
-			if b, err := in.next(); !errors.Is(err, io.EOF) || len(b) != 0 {
+			if b, err := in.next(false); !errors.Is(err, io.EOF) || len(b) != 0 {
 				t.Errorf("at the end: %d bytes, %v", len(b), err)
 			}
 		})
@@ -85,7 +85,7 @@ func TestIdleIntakeHasNoMemory(t *testing.T) {
 	done := make(chan error, 1)
 	go func() {
 		for range 2 {
-			if _, err := in.next(); err != nil {
+			if _, err := in.next(false); err != nil {
 				done <- err
 				return
 			}

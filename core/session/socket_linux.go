@@ -47,18 +47,22 @@ type readCall struct {
 	empty func()              // called before waiting: what place gave is not needed
 	n     int
 	err   error
+
+	soon      bool // the client is expected to send something at once
+	attention attention
 }
 
 // readInto waits for data and reads it into what place returns, which is asked for
 // only once there may be some. Before waiting it calls empty. It returns how much
-// it read; the end of the stream is [io.EOF].
-func (s *socket) readInto(place func() []unix.Iovec, empty func()) (int, error) {
+// it read; the end of the stream is [io.EOF]. soon says that something is expected at
+// once.
+func (s *socket) readInto(place func() []unix.Iovec, empty func(), soon bool) (int, error) {
 	if s.raw == nil {
 		vectors := place()
 		return s.Read(bytesOf(vectors[0]))
 	}
 	c := &s.reading
-	c.place, c.empty = place, empty
+	c.place, c.empty, c.soon = place, empty, soon
 	if err := s.raw.Read(c.do); err != nil {
 		return 0, err
 	}
@@ -70,21 +74,32 @@ func (s *socket) readInto(place func() []unix.Iovec, empty func()) (int, error) 
 
 // run is what RawConn calls until it returns true, waiting in between.
 func (c *readCall) run(fd uintptr) bool {
+	if c.soon {
+		c.soon = false
+		if c.attention.wait(c, fd) {
+			return true
+		}
+	}
 	vectors := c.place()
 	for {
 		n, _, errno := unix.Syscall(unix.SYS_READV, fd, uintptr(unsafe.Pointer(&vectors[0])), uintptr(len(vectors)))
 		switch errno {
-		case 0:
-			c.n, c.err = int(n), nil
-			return true
 		case unix.EINTR:
 			continue
 		case unix.EAGAIN:
 			c.empty()
 			return false
 		}
-		c.n, c.err = 0, errno
+		c.ended(int(n), errno)
 		return true
+	}
+}
+
+// ended notes what a system call returned.
+func (c *readCall) ended(n int, errno unix.Errno) {
+	c.n, c.err = n, nil
+	if errno != 0 {
+		c.n, c.err = 0, errno
 	}
 }
 

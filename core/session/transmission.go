@@ -36,6 +36,7 @@ type transmission struct {
 
 	queue    wire.Queue
 	batch    []*wire.Request // read, not yet submitted; the reader's own
+	taken    int             // requests read since the last wait; the reader's own
 	inFlight sync.WaitGroup  // requests submitted whose sink has not returned
 	outbox   *outbox
 
@@ -174,10 +175,13 @@ func (t *transmission) receive() error {
 // nextRequest returns the next header. What was read before is submitted first
 // if there is none to be had without waiting.
 func (t *transmission) nextRequest() (nbd.Request, error) {
+	soon := false
 	if t.in.buffered() < nbd.RequestSize {
 		t.submit()
+		// A client that had one request in flight has its reply now.
+		soon, t.taken = t.taken == 1 && len(t.slots) == 0, 0
 	}
-	b, err := t.in.next()
+	b, err := t.in.next(soon)
 	if err != nil {
 		if errors.Is(err, io.EOF) && len(b) > 0 {
 			err = fmt.Errorf("the client left in the middle of a request: %w", io.ErrUnexpectedEOF)
@@ -186,6 +190,7 @@ func (t *transmission) nextRequest() (nbd.Request, error) {
 	}
 	r, err := nbd.DecodeRequest(b)
 	t.in.skip(nbd.RequestSize)
+	t.taken++
 	return r, err
 }
 
