@@ -25,9 +25,6 @@ type bench struct {
 
 func (b *bench) run(ctx context.Context) error {
 	for _, m := range b.media {
-		if !slices.ContainsFunc(b.scenarios, m.runs) {
-			continue
-		}
 		if err := b.onMedium(ctx, m); err != nil {
 			return fmt.Errorf("medium %s: %w", m.name, err)
 		}
@@ -49,9 +46,6 @@ func (b *bench) onMedium(ctx context.Context, m medium) (err error) {
 		return err
 	}
 	for _, s := range b.scenarios {
-		if !m.runs(s) {
-			continue
-		}
 		table, err := b.scenario(ctx, img, s)
 		if err != nil {
 			return fmt.Errorf("scenario %s: %w", s.name, err)

@@ -37,8 +37,8 @@ func small(t *testing.T, out io.Writer, servers ...server) *bench {
 		options: Options{Rounds: 3, Slice: 4 * time.Millisecond, Size: 8 * mib},
 		servers: servers,
 		scenarios: []scenario{
-			{"reads", true, load.Workload{Connections: 2, Depth: 4, Block: 4 * kib, Reads: 100}},
-			{"writes", false, load.Workload{Connections: 1, Depth: 4, Block: 64 * kib, Sequential: true}},
+			{"reads", load.Workload{Connections: 2, Depth: 4, Block: 4 * kib, Reads: 100}},
+			{"writes", load.Workload{Connections: 1, Depth: 4, Block: 64 * kib, Sequential: true}},
 		},
 		out: out,
 	}
@@ -91,7 +91,7 @@ func TestAllServersAreMeasuredInAllRounds(t *testing.T) {
 			}
 		}
 	}
-	if want := []string{"ext4 reads", "ext4 writes", "uncached reads"}; !slices.Equal(have, want) {
+	if want := []string{"ext4 reads", "ext4 writes", "uncached reads", "uncached writes"}; !slices.Equal(have, want) {
 		t.Errorf("there are tables of %q, want %q", have, want)
 	}
 	if rows := strings.Count(out.String(), "flexnbd-file"); rows != len(have) {

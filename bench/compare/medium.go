@@ -81,6 +81,3 @@ func (m *medium) newFolder(need int64) (string, error) {
 	}
 	return os.MkdirTemp(where, "flexnbd-bench-")
 }
-
-// runs reports whether the scenario is run on the medium.
-func (m *medium) runs(s scenario) bool { return !m.cold || s.uncached }

@@ -33,7 +33,7 @@ const defaultOut = "docs/performance"
 func parseOptions(arguments []string, out io.Writer) (o Options, err error) {
 	f := flag.NewFlagSet("bench compare", flag.ContinueOnError)
 	f.SetOutput(out)
-	f.IntVar(&o.Rounds, "rounds", 15, "rounds, in each of which every server has one slice")
+	f.IntVar(&o.Rounds, "rounds", 11, "rounds, in each of which every server has one slice")
 	f.DurationVar(&o.Slice, "slice", 300*time.Millisecond, "length of a slice")
 	size := f.Int64("size", 1024, "size of the image in MiB")
 	f.BoolVar(&o.Structured, "structured", false, "ask for structured replies; servers without them answer with simple ones")
