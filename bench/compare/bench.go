@@ -81,6 +81,9 @@ func (b *bench) scenario(ctx context.Context, img *image, s scenario) (Table, er
 	for _, s := range b.servers {
 		t.Series = append(t.Series, Series{Server: s.name, Lane: s.lane})
 	}
+	if err := img.layOut(ctx, int64(s.Block)); err != nil {
+		return t, err
+	}
 	latencies := make([]load.Histogram, len(b.servers))
 	for round := range b.options.Rounds {
 		for place, n := range order(round, len(b.servers)) {
