@@ -10,14 +10,15 @@
 //	                 no loan, punch, flush, FUA, errors
 //	Queue.Submit ------------------------------------------> fallback queue
 //	     |
-//	     |  read of cached pages, short write: at once, on the caller's goroutine
+//	     |  read of cached pages, write: at once, on the caller's goroutine
 //	     |
 //	     +--> anything that may take its time: a goroutine, at most maxSlow of them
 //
 // What is done at once is completed together, with one call of the sink, so that
-// many replies leave with one system call. A long read of cached pages moves no
-// byte: it completes with the descriptor (wire.Request.Lent), and whoever asked
-// sends the bytes straight from the page cache.
+// many replies leave with one system call. A long read of cached pages that is alone
+// moves no byte: it completes with the descriptor (wire.Request.Lent), and whoever
+// asked sends the bytes straight from the page cache. Several are copied side by side,
+// each by a goroutine.
 //
 // # What may wait
 //
@@ -25,7 +26,8 @@
 // which ext4, XFS, Btrfs and block devices know: what is not in the page cache
 // says so. tmpfs does not know it and need not. Of any other file system
 // everything is left to goroutines. A write goes to the page cache at once, unless
-// it covers a page in part that would have to be read first.
+// it covers a page in part that would have to be read first, or a write has had to wait
+// a moment ago (stall.go).
 //
 // # Errors
 //

@@ -78,6 +78,7 @@ func (q *queue) Submit(requests []*wire.Request) {
 		b.done = append(b.done, r)
 		if bytes += r.Length; bytes >= together {
 			q.sink(b.done)
+			clear(b.done)
 			b.done, bytes = b.done[:0], 0
 		}
 	}
@@ -146,7 +147,7 @@ func newBatch() *batch { return batches.Get().(*batch) }
 
 func (b *batch) free() {
 	for _, list := range []*[]*wire.Request{&b.ours, &b.others, &b.done} {
-		clear((*list)[:cap(*list)])
+		clear(*list)
 		*list = (*list)[:0]
 	}
 	batches.Put(b)
