@@ -77,7 +77,8 @@ func (s *Server) ReplaceACL(entries []string) error { return s.clients.replaceAC
 
 // Run serves until stop ends, then shuts down as the package comment says. The
 // error is nil when everything that was acknowledged is durable. Not being able
-// to accept any more also ends it, with an error.
+// to accept any more also ends it, with an error. If a request hangs where Abandon
+// can't reach it, its session outlives Run; the process has to end then.
 func (s *Server) Run(stop, force context.Context) error {
 	cutting, cut := context.WithCancel(context.WithoutCancel(force))
 	defer cut()
@@ -159,7 +160,11 @@ func (s *Server) finish(force context.Context, sessions *sync.WaitGroup, cut con
 	s.config.Log.Warn("requests in flight are given up, the backend is ended", "clients", s.Clients())
 	cut()
 	s.config.Abandon()
-	<-done
+	if !await(context.WithoutCancel(force), done, cutTimeout) {
+		// On a lent descriptor the core itself waits for the device, and nothing
+		// ends that but the device, or the end of the process.
+		return errors.New("stopped while a request hangs in the kernel, which waits for the disk; what was not flushed may be lost")
+	}
 	return errors.New("stopped before every request had finished; what was not flushed may be lost")
 }
 

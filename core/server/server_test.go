@@ -437,6 +437,29 @@ func TestForceDoesNotWait(t *testing.T) {
 	})
 }
 
+// TestDiskThatHangsDoesNotKeepTheProcess has a request that not even Abandon ends.
+func TestDiskThatHangsDoesNotKeepTheProcess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, func(_ *Config, _ *export.Options, d *disk) { d.blocked = make(chan struct{}) })
+		c := r.connect("10.0.0.1:1").enter()
+		c.writeOneByte()
+		c.send(nbd.CmdRead, 4096)
+		<-r.disk.entered
+		began := time.Now()
+		r.stop()
+		r.force()
+		if err := r.result(); err == nil || !strings.Contains(err.Error(), "hangs in the kernel") {
+			t.Errorf("Run returned %v", err)
+		}
+		if took := time.Since(began); took != cutTimeout {
+			t.Errorf("it took %v", took)
+		}
+		close(r.disk.blocked) // the disk has come back
+		c.wantEnd()
+		synctest.Wait()
+	})
+}
+
 // TestSilentClientDoesNotDelayTheEnd has one that is still in its handshake.
 func TestSilentClientDoesNotDelayTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
