@@ -266,7 +266,9 @@ func (o *outbox) waitedLong(err error) bool {
 // unlend leaves every lent descriptor that replies hold.
 func (o *outbox) unlend() {
 	o.mu.Lock()
-	o.batch, o.queue = append(o.batch, o.queue...), o.queue[:0]
+	o.batch = append(o.batch, o.queue...)
+	clear(o.queue)
+	o.queue = o.queue[:0]
 	o.mu.Unlock()
 	for i := o.at; i < len(o.batch); i++ {
 		if r := &o.batch[i]; r.lent != nil && !o.failed {
