@@ -20,6 +20,7 @@ import (
 
 	"github.com/flexnbd/flexnbd/sdk/store"
 	"github.com/flexnbd/flexnbd/sdk/wire"
+	"github.com/flexnbd/flexnbd/sdk/wire/wiretest"
 )
 
 // tortured is a disk in a scripted plugin.
@@ -43,7 +44,7 @@ func torture(t *testing.T, options map[string]string, lanes ...string) *tortured
 
 func tortureIn(t *testing.T, program Program, s script, options map[string]string, lanes ...string) *tortured {
 	t.Helper()
-	d := &tortured{t: t, script: s, image: filepath.Join(t.TempDir(), "disk.img")}
+	d := &tortured{t: t, script: s, image: filepath.Join(wiretest.FolderOnDisk(t), "disk.img")}
 	if err := os.WriteFile(d.image, bytes.Repeat([]byte{'o'}, torturedSize), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -23,6 +23,7 @@ type counting struct {
 	most      atomic.Int64 // that were ever lent at a time
 	requests  atomic.Int64 // submitted
 	submitted atomic.Int64 // calls of Submit
+	handled   atomic.Int64 // requests whose Submit has returned
 }
 
 func (q *counting) lend(p *wire.Payload) *wire.Payload {
@@ -53,7 +54,9 @@ func (q *counting) Return(p *wire.Payload) {
 func (q *counting) Submit(requests []*wire.Request) {
 	q.submitted.Add(1)
 	q.requests.Add(int64(len(requests)))
+	n := int64(len(requests))
 	q.Queue.Submit(requests)
+	q.handled.Add(n)
 }
 
 // Close checks that a lane which frees its memory here takes it from nobody.

@@ -17,6 +17,7 @@ import (
 	"github.com/flexnbd/flexnbd/sdk/rangelock"
 	"github.com/flexnbd/flexnbd/sdk/store"
 	"github.com/flexnbd/flexnbd/sdk/wire"
+	"github.com/flexnbd/flexnbd/sdk/wire/wiretest"
 )
 
 // patience bounds whatever a test waits for.
@@ -162,7 +163,7 @@ func (b *bench) slowWrites() (answer func()) {
 }
 
 func TestCachedReadsCompleteTogetherAndAtOnce(t *testing.T) {
-	b := newBench(t, t.TempDir())
+	b := newBench(t, wiretest.FolderOnDisk(t))
 	var batch []*wire.Request
 	for i := range int64(32) {
 		batch = append(batch, b.read(i*8192+512, 4096))
@@ -185,7 +186,7 @@ func TestCachedReadsCompleteTogetherAndAtOnce(t *testing.T) {
 }
 
 func TestBytesOfManyReadsAreNotHeldBack(t *testing.T) {
-	b := newBench(t, t.TempDir())
+	b := newBench(t, wiretest.FolderOnDisk(t))
 	var batch []*wire.Request
 	for i := range int64(16) {
 		batch = append(batch, b.read(i<<17, together/4))
@@ -198,10 +199,7 @@ func TestBytesOfManyReadsAreNotHeldBack(t *testing.T) {
 }
 
 func TestLongReadThatIsAloneIsLent(t *testing.T) {
-	b := newBench(t, t.TempDir())
-	if newFile(b.lent).memory {
-		t.Skip("the folder for temporary files is in memory, where nothing is lent")
-	}
+	b := newBench(t, wiretest.FolderOnDisk(t))
 	read := func(off, length int64) *wire.Request {
 		r := b.read(off, length)
 		r.MayLend = true
@@ -240,7 +238,7 @@ func TestLongReadThatIsAloneIsLent(t *testing.T) {
 
 // TestWriteThatWaitedSendsOthersToGoroutines has the device take its time once.
 func TestWriteThatWaitedSendsOthersToGoroutines(t *testing.T) {
-	b := newBench(t, t.TempDir())
+	b := newBench(t, wiretest.FolderOnDisk(t))
 	goroutines := 0
 	b.lane.file.Load().pwrite = func(fd int, p []byte, off int64) (int, error) {
 		b.lane.mu.Lock()
@@ -263,11 +261,8 @@ func TestWriteThatWaitedSendsOthersToGoroutines(t *testing.T) {
 // TestWhatIsNotCachedIsLeftToOthers looks at the decisions, which decide who
 // waits for the device.
 func TestWhatIsNotCachedIsLeftToOthers(t *testing.T) {
-	b := newBench(t, t.TempDir())
+	b := newBench(t, wiretest.FolderOnDisk(t))
 	f := newFile(b.lent)
-	if f.memory {
-		t.Skip("the folder for temporary files is in memory, where everything is cached")
-	}
 	write := b.request(wire.OpWrite, 4096+1, 4096, 0)
 	whole := b.request(wire.OpWrite, 8192, 8192, 0)
 	long := b.read(0, 1<<20)
@@ -302,7 +297,7 @@ func TestWhatIsNotCachedIsLeftToOthers(t *testing.T) {
 
 // TestPartlyCachedReadIsWhole has the first page in the cache and the rest not.
 func TestPartlyCachedReadIsWhole(t *testing.T) {
-	b := newBench(t, t.TempDir())
+	b := newBench(t, wiretest.FolderOnDisk(t))
 	dropCache(t, b.file)
 	warm := b.read(0, 4096)
 	b.queue.Submit([]*wire.Request{warm})
@@ -316,7 +311,7 @@ func TestPartlyCachedReadIsWhole(t *testing.T) {
 }
 
 func TestOnlyBytesTakeTheDescriptor(t *testing.T) {
-	b := newBench(t, t.TempDir())
+	b := newBench(t, wiretest.FolderOnDisk(t))
 	b.queue.Submit([]*wire.Request{
 		b.request(wire.OpWrite, 0, 4096, store.FUA),
 		b.request(wire.OpWrite, 4096, 4096, 0),
@@ -331,7 +326,7 @@ func TestOnlyBytesTakeTheDescriptor(t *testing.T) {
 }
 
 func TestBackendExplainsWhatTheDescriptorFails(t *testing.T) {
-	b := newBench(t, t.TempDir())
+	b := newBench(t, wiretest.FolderOnDisk(t))
 	if err := b.file.Truncate(4096); err != nil {
 		t.Fatal(err)
 	}
@@ -353,7 +348,7 @@ func TestBackendExplainsWhatTheDescriptorFails(t *testing.T) {
 }
 
 func TestWriteWaitsForTheRangeLockAlone(t *testing.T) {
-	b := newBench(t, t.TempDir())
+	b := newBench(t, wiretest.FolderOnDisk(t))
 	claim, err := b.ranges.Lock(t.Context(), 4096, 8192, true)
 	if err != nil {
 		t.Fatal(err)
@@ -373,7 +368,7 @@ func TestWriteWaitsForTheRangeLockAlone(t *testing.T) {
 }
 
 func TestOnlySoManyGoroutinesAreAtTheDevice(t *testing.T) {
-	b := newBench(t, t.TempDir())
+	b := newBench(t, wiretest.FolderOnDisk(t))
 	answer := b.slowWrites()
 	const n = 3 * maxSlow
 	for i := range int64(n) {
@@ -391,7 +386,7 @@ func TestOnlySoManyGoroutinesAreAtTheDevice(t *testing.T) {
 }
 
 func TestEndOfTheLoanGoesUnnoticed(t *testing.T) {
-	b := newBench(t, t.TempDir())
+	b := newBench(t, wiretest.FolderOnDisk(t))
 	answer := b.slowWrites()
 	b.queue.Submit([]*wire.Request{b.request(wire.OpWrite, 0, 4096, 0)})
 	b.lent.End()
@@ -417,7 +412,7 @@ func TestEndOfTheLoanGoesUnnoticed(t *testing.T) {
 
 // TestLoansComeAndGoUnderLoad changes the loan all the time.
 func TestLoansComeAndGoUnderLoad(t *testing.T) {
-	b := newBench(t, t.TempDir())
+	b := newBench(t, wiretest.FolderOnDisk(t))
 	stop := make(chan struct{})
 	var changing sync.WaitGroup
 	changing.Go(func() {

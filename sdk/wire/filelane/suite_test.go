@@ -78,7 +78,7 @@ func overLane(t testing.TB, f *os.File) store.Store {
 // places are where test images may lie: the disk's file system and the memory's.
 func places(t testing.TB) map[string]string {
 	t.Helper()
-	places := map[string]string{"disk": t.TempDir()}
+	places := map[string]string{"disk": wiretest.FolderOnDisk(t)}
 	if dir, err := os.MkdirTemp("/dev/shm", "filelane"); err == nil {
 		t.Cleanup(func() { _ = os.RemoveAll(dir) })
 		places["tmpfs"] = dir
