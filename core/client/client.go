@@ -21,6 +21,12 @@ type Options struct {
 
 	// HandshakeTimeout bounds the whole handshake. 0 means 10 seconds.
 	HandshakeTimeout time.Duration
+
+	// Migration asks the server to take a disk, or to say what became of one,
+	// before the export is asked for. nil asks nothing. Servers of other projects
+	// do not know the option, and oldstyle servers cannot be asked; Connect
+	// succeeds all the same, and [Client.Migration] says so.
+	Migration *nbd.MigrationHello
 }
 
 const (
@@ -37,6 +43,10 @@ const (
 type Client struct {
 	conn   net.Conn
 	export string
+
+	hello      *nbd.MigrationHello // nil: none is sent
+	answer     *nbd.MigrationAnswer
+	isOldstyle bool
 
 	size       uint64
 	flags      nbd.TransmissionFlags
@@ -66,7 +76,7 @@ func Connect(ctx context.Context, conn net.Conn, o Options) (*Client, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, handshakeTimeout(limit))
 	defer cancel()
 
-	c := &Client{conn: conn, export: o.Export, sizes: nbd.DefaultBlockSizes}
+	c := &Client{conn: conn, export: o.Export, hello: o.Migration, sizes: nbd.DefaultBlockSizes}
 	if err := c.connect(ctx); err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("connecting to export %q: %w", o.Export, err)
@@ -77,6 +87,11 @@ func Connect(ctx context.Context, conn net.Conn, o Options) (*Client, error) {
 func (c *Client) connect(ctx context.Context) error {
 	if err := nbd.CheckString("the export's name", c.export); err != nil {
 		return err
+	}
+	if c.hello != nil {
+		if err := c.hello.Check(); err != nil {
+			return err
+		}
 	}
 	g := guard(ctx, c.conn)
 	err := g.release(c.handshake())
@@ -104,6 +119,9 @@ func (c *Client) Flags() nbd.TransmissionFlags { return c.flags }
 // them; otherwise they are [nbd.DefaultBlockSizes]. Those that were told are
 // obeyed by every request.
 func (c *Client) BlockSizes() (sizes nbd.BlockSizes, told bool) { return c.sizes, c.advertised }
+
+// Oldstyle reports whether the server has greeted in the oldstyle handshake.
+func (c *Client) Oldstyle() bool { return c.isOldstyle }
 
 // Disconnect says goodbye and closes the connection. The error is that of
 // saying goodbye; the connection is closed in any case. After a request that

@@ -47,6 +47,9 @@ type RefusedError struct {
 
 func (e *RefusedError) Error() string {
 	msg := refusal(e.Reply)
+	if e.Option == nbd.OptMigrate {
+		msg = refusedMigration(e.Reply)
+	}
 	if e.Message != "" {
 		msg += fmt.Sprintf("; the server says %q", e.Message)
 	}
@@ -68,6 +71,19 @@ func refusal(r nbd.Reply) string {
 		return "the server insists on extended headers, which this client does not speak (ERR_EXT_HEADER_REQD)"
 	}
 	return fmt.Sprintf("the server refused (%v)", r)
+}
+
+// refusedMigration says the same of the option for migrations.
+func refusedMigration(r nbd.Reply) string {
+	switch r {
+	case nbd.RepErrUnknown:
+		return "the server's disk is not the one to migrate to: most likely its size differs (ERR_UNKNOWN)"
+	case nbd.RepErrPolicy:
+		return "the server does not take this migration (ERR_POLICY)"
+	case nbd.RepErrInvalid:
+		return "the server does not understand this migration (ERR_INVALID)"
+	}
+	return refusal(r)
 }
 
 // RequestError is a request that failed. Err is an [nbd.Errno] when the server

@@ -34,6 +34,9 @@ func (c *Client) handshake() error {
 	if flags&nbd.FlagClientFixedNewstyle == 0 {
 		return c.exportName(noZeroes) // the only option such a server knows
 	}
+	if err := c.migrate(); err != nil {
+		return err
+	}
 	err = c.optGo()
 	var no *RefusedError
 	if errors.As(err, &no) && no.Reply == nbd.RepErrUnsup {
@@ -73,6 +76,7 @@ func (c *Client) oldstyle(b []byte, n int) error {
 	if _, err := io.ReadFull(c.conn, b[n:]); err != nil {
 		return receiving("the server's greeting", err)
 	}
+	c.isOldstyle = true
 	size, flags, err := nbd.DecodeOldstyleGreeting(b)
 	if err != nil {
 		return err

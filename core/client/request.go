@@ -107,10 +107,10 @@ func (c *Client) check(req *nbd.Request) error {
 		}
 		return nil
 	}
-	if req.Command == nbd.CmdWrite && c.flags.Has(nbd.FlagReadOnly) {
+	if req.Command != nbd.CmdRead && c.flags.Has(nbd.FlagReadOnly) {
 		return ErrReadOnly
 	}
-	if req.Length > MaxRequest {
+	if req.Length > MaxRequest && carriesData(req.Command) {
 		return fmt.Errorf("%w: a request has at most %d bytes", ErrOutOfRange, MaxRequest)
 	}
 	if req.Offset > c.size || uint64(req.Length) > c.size-req.Offset {
@@ -129,11 +129,15 @@ func (c *Client) checkSizes(req *nbd.Request) error {
 	if block := c.sizes.Minimum; req.Offset%uint64(block) != 0 || req.Length%block != 0 {
 		return fmt.Errorf("%w: offset and length have to be multiples of its smallest block, %d bytes", ErrUnsupported, block)
 	}
-	if req.Length > c.sizes.MaxPayload {
+	if req.Length > c.sizes.MaxPayload && carriesData(req.Command) {
 		return fmt.Errorf("%w: one request may carry at most %d bytes to or from it", ErrUnsupported, c.sizes.MaxPayload)
 	}
 	return nil
 }
+
+// carriesData reports whether a request or its reply has its length in bytes behind
+// it. Others may be longer than any payload.
+func carriesData(c nbd.Command) bool { return c == nbd.CmdRead || c == nbd.CmdWrite }
 
 // roundTrip sends a request without payload and reads the reply's header.
 func (c *Client) roundTrip(req nbd.Request) (nbd.Errno, error) {

@@ -32,5 +32,11 @@ func (c Command) String() string {
 	if int(c) < len(commandNames) {
 		return commandNames[c]
 	}
+	switch c {
+	case CmdPrepare:
+		return "PREPARE"
+	case CmdCommit:
+		return "COMMIT"
+	}
 	return "command " + strconv.Itoa(int(c))
 }

@@ -34,6 +34,9 @@ func (o Option) String() string {
 	if o > 0 && int64(o) < int64(len(optionNames)) {
 		return optionNames[o]
 	}
+	if o == OptMigrate {
+		return "MIGRATE"
+	}
 	return "option " + strconv.FormatUint(uint64(o), 10)
 }
 
@@ -65,6 +68,7 @@ var replyNames = map[Reply]string{
 	RepErrPlatform: "ERR_PLATFORM", RepErrTLSReqd: "ERR_TLS_REQD", RepErrUnknown: "ERR_UNKNOWN",
 	RepErrShutdown: "ERR_SHUTDOWN", RepErrBlockSizeReqd: "ERR_BLOCK_SIZE_REQD",
 	RepErrTooBig: "ERR_TOO_BIG", RepErrExtHeaderReqd: "ERR_EXT_HEADER_REQD",
+	RepMigrate: "MIGRATE",
 }
 
 // IsError reports whether the reply refuses the option.
