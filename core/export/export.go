@@ -41,6 +41,8 @@ type Export struct {
 	zeros   *zeroMap
 	flusher *flusher
 
+	tracker atomic.Pointer[Tracker] // nil: nobody follows the changes
+
 	builder    builder
 	background sync.WaitGroup // the builds
 
@@ -101,6 +103,14 @@ func (e *Export) NewQueue(ctx context.Context, sink wire.Sink) wire.Queue {
 	defer e.mu.Unlock()
 	e.queues[q] = struct{}{}
 	q.lost.Store(e.lost.Load())
+	return q
+}
+
+// NewReader returns a queue that takes reads only, and does not pass the gate: a
+// migration reads while it holds it.
+func (e *Export) NewReader(sink wire.Sink) wire.Queue {
+	q := &queue{export: e, ctx: e.calls, sink: sink, ungated: true}
+	q.lane = e.newLane(q.landed)
 	return q
 }
 

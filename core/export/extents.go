@@ -33,6 +33,24 @@ func (e *Export) Extents(ctx context.Context, off, length int64) ([]store.Extent
 	return extents, nil
 }
 
+// ReadsAsZeroes says whether the whole disk is known to read as zeroes, by its
+// extent map.
+func (e *Export) ReadsAsZeroes(ctx context.Context) (bool, error) {
+	for off := int64(0); off < e.info.Size; {
+		extents, err := e.Extents(ctx, off, e.info.Size-off)
+		if err != nil {
+			return false, err
+		}
+		for _, x := range extents {
+			if x.State&store.Zero == 0 {
+				return false, nil
+			}
+			off += x.Length
+		}
+	}
+	return true, nil
+}
+
 // checkExtents holds an extent map against the rules of [store.Store.Extents].
 func checkExtents(extents []store.Extent, off, length int64) error {
 	switch {

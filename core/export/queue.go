@@ -41,6 +41,8 @@ type queue struct {
 	inFlight sync.WaitGroup // requests submitted whose sink has not returned
 
 	lost atomic.Bool // the client has to be told of a loss, see Restarted
+
+	ungated bool // made by NewReader
 }
 
 // Borrow implements [wire.Queue].
@@ -76,9 +78,11 @@ func (q *queue) Submit(requests []*wire.Request) {
 		r.Err, r.Zero, r.Lent = nil, false, nil
 	}
 	q.inFlight.Add(len(requests))
-	if err := q.export.gate.EnterN(q.ctx, len(requests)); err != nil {
-		q.turnAway(requests, err)
-		return
+	if !q.ungated {
+		if err := q.export.gate.EnterN(q.ctx, len(requests)); err != nil {
+			q.turnAway(requests, err)
+			return
+		}
 	}
 	b := newBatch()
 	for _, r := range requests {
@@ -97,6 +101,8 @@ func (q *queue) assert(r *wire.Request) {
 	switch {
 	case r.Op < wire.OpRead || r.Op > wire.OpFlush:
 		panic(fmt.Sprintf("export: request with unknown operation %d", r.Op))
+	case q.ungated && r.Op != wire.OpRead:
+		panic(fmt.Sprintf("export: %v from a reader", r.Op))
 	case r.Op == wire.OpFlush:
 	case r.Offset < 0 || r.Length < 0 || r.Offset > size || r.Length > size-r.Offset:
 		panic(fmt.Sprintf("export: %v of %d bytes at %d on a disk of %d", r.Op, r.Length, r.Offset, size))
@@ -189,16 +195,23 @@ func (q *queue) landed(requests []*wire.Request) {
 // land is the store's way back for one op. It returns the op that stands for
 // the session's request if that is now complete.
 func (q *queue) land(o *op) *op {
-	err := q.after(o)
+	o.whole.fail(q.after(o))
+	if o.request.Op != wire.OpRead && q.tracked(o) {
+		return nil
+	}
+	return q.settle(o)
+}
+
+// settle ends one op, about which nobody else wants to know anything.
+func (q *queue) settle(o *op) *op {
 	whole := o.whole
-	whole.fail(err)
 	if o != whole {
 		o.free()
 	}
 	if whole.left.Add(-1) > 0 {
 		return nil
 	}
-	err = whole.firstError()
+	err := whole.firstError()
 	if err == nil && whole.thenFlush {
 		if err = q.export.flusher.add(whole); err == nil {
 			return nil
@@ -210,8 +223,7 @@ func (q *queue) land(o *op) *op {
 
 // after brings what the export knows about the disk up to date with an op that
 // has ended, well or not, before anybody hears of it and before it leaves the
-// gate. This is the place for whatever has to follow every write. It returns
-// the error for the client.
+// gate. It returns the error for the client.
 func (q *queue) after(o *op) error {
 	r, zeros := &o.request, q.export.zeros
 	switch {
@@ -258,10 +270,13 @@ func finish(ops []*op, err error) {
 // complete takes requests out of the gate, then hands them to the session: in
 // this order, so that nobody inside ever waits for a session.
 func (q *queue) complete(done []*wire.Request) {
-	if len(done) > 0 {
-		q.export.gate.LeaveN(len(done))
-		q.deliver(done)
+	if len(done) == 0 {
+		return
 	}
+	if !q.ungated {
+		q.export.gate.LeaveN(len(done))
+	}
+	q.deliver(done)
 }
 
 func (q *queue) deliver(done []*wire.Request) {

@@ -23,6 +23,9 @@ func (e *Export) Restarted() {
 	if !e.flusher.mayHaveLost() {
 		return
 	}
+	if t := e.tracker.Load(); t != nil {
+		(*t).Changed(0, e.info.Size, nil)
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.lost.Store(true)

@@ -177,8 +177,12 @@ func serveUnbuilt(t *testing.T, s *testStore) *Export {
 func (e *Export) connect(t *testing.T) *client { return e.connectWith(t, t.Context()) }
 
 func (e *Export) connectWith(t *testing.T, ctx context.Context) *client {
+	return newClient(t, func(sink wire.Sink) wire.Queue { return e.NewQueue(ctx, sink) })
+}
+
+func newClient(t *testing.T, queue func(wire.Sink) wire.Queue) *client {
 	c := &client{t: t, done: make(chan *wire.Request, 4096)}
-	c.Queue = e.NewQueue(ctx, func(batch []*wire.Request) {
+	c.Queue = queue(func(batch []*wire.Request) {
 		for _, r := range batch {
 			c.done <- r
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -30,6 +31,8 @@ type Listener struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 
+	whenFree func(error) // not nil while ListenWhenFree tries
+
 	turn   sync.Mutex // held by Accept, and by Close at its end
 	bound  restartBound
 	closed bool
@@ -43,14 +46,53 @@ var _ transport.Listener = (*Listener)(nil)
 
 // Listen starts a transport and listens at addr. ctx bounds the start alone.
 func (h *Host) Listen(ctx context.Context, program Program, addr transport.Address) (*Listener, error) {
-	l := &Listener{host: h, program: program, log: h.log, address: addr}
+	return h.listenWith(ctx, program, addr, nil)
+}
+
+// ListenWhenFree is Listen that tries again for as long as the address can't be
+// listened at, since somebody else is about to leave it: at once, then every
+// eagerPause for eagerTime, then every second, until ctx ends. refused is told of
+// each error. The process is started once.
+func (h *Host) ListenWhenFree(ctx context.Context, program Program, addr transport.Address, refused func(error)) (*Listener, error) {
+	return h.listenWith(ctx, program, addr, refused)
+}
+
+func (h *Host) listenWith(ctx context.Context, program Program, addr transport.Address, refused func(error)) (*Listener, error) {
+	l := &Listener{host: h, program: program, log: h.log, address: addr, whenFree: refused}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	if err := l.start(ctx); err != nil {
 		l.cancel()
 		return nil, err
 	}
-	l.address = l.listener.Address()
+	l.address, l.whenFree = l.listener.Address(), nil
 	return l, nil
+}
+
+// How often ListenWhenFree tries.
+const (
+	eagerPause  = 10 * time.Millisecond
+	eagerTime   = time.Second
+	listenPause = time.Second
+)
+
+// listen listens in a process, with the patience that whenFree asks for.
+func (l *Listener) listen(ctx context.Context, process *Process) (transport.Listener, error) {
+	for began := time.Now(); ; {
+		listener, err := process.Transport().Listen(ctx, l.address)
+		if err == nil || l.whenFree == nil || errors.Is(err, wire.ErrPluginGone) {
+			return listener, err
+		}
+		l.whenFree(err)
+		pause := listenPause
+		if time.Since(began) < eagerTime {
+			pause = eagerPause
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
 }
 
 // start starts a process that listens.
@@ -59,7 +101,7 @@ func (l *Listener) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	listener, err := process.Transport().Listen(ctx, l.address)
+	listener, err := l.listen(ctx, process)
 	switch {
 	case errors.Is(err, wire.ErrPluginGone):
 		return errors.Join(err, process.endLost())

@@ -340,3 +340,57 @@ func TestConnectionsLostForWantOfDescriptorsDoNotEndAccept(t *testing.T) {
 		t.Errorf("log:\n%s", l.log)
 	}
 }
+
+func TestListeningWaitsUntilTheAddressIsFree(t *testing.T) {
+	squatter, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := squatter.Addr().(*net.TCPAddr)
+	address := transport.Address{Addr: "127.0.0.1", Port: uint16(taken.Port)}
+	program := self("test-listener", t.TempDir())
+	program.Kind = wire.KindTransport
+	h, log := newHost(t)
+	refused := make(chan error, 1000)
+	tell := func(err error) { refused <- err }
+
+	ctx, cancel := context.WithCancel(t.Context())
+	given := make(chan error, 1)
+	go func() {
+		_, err := h.ListenWhenFree(ctx, program, address, tell)
+		given <- err
+	}()
+	<-refused
+	cancel()
+	if err := <-given; err == nil {
+		t.Fatal("listened at an address that was taken")
+	}
+
+	type made struct {
+		l   *Listener
+		err error
+	}
+	result := make(chan made, 1)
+	go func() {
+		l, err := h.ListenWhenFree(t.Context(), program, address, tell)
+		result <- made{l, err}
+	}()
+	for range 3 {
+		if err := <-refused; !strings.Contains(err.Error(), "address already in use") {
+			t.Errorf("refused with %v", err)
+		}
+	}
+	if err := squatter.Close(); err != nil {
+		t.Fatal(err)
+	}
+	m := <-result
+	if m.err != nil {
+		t.Fatal(m.err, log)
+	}
+	if m.l.Address() != address {
+		t.Errorf("listens at %v", m.l.Address())
+	}
+	if err := m.l.Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -20,8 +20,13 @@ import (
 
 // Config is what a server needs. All of it outlives Run.
 type Config struct {
+	// Listener is where clients connect, until [Server.MoveTo]. The server closes
+	// it.
 	Listener transport.Listener
 	Export   *export.Export
+	// Migration says who may connect, where that depends on whose disk it is. Nil
+	// lets in whomever the ACL allows.
+	Migration session.Migration
 	// ACL says who is served; anyone else is disconnected at once.
 	ACL acl.List
 	// MaxClients bounds the connections, those in their handshake included. A
@@ -42,6 +47,10 @@ type Config struct {
 // DefaultStopTimeout is shorter than what service managers allow.
 const DefaultStopTimeout = 20 * time.Second
 
+// movedTimeout is what clients have to take their last replies once their disk has
+// been given away. Nothing but those replies waits for them.
+const movedTimeout = 2 * time.Second
+
 // cutTimeout bounds how long the backend may take to finish what it was asked
 // once the connections are cut.
 const cutTimeout = 5 * time.Second
@@ -53,6 +62,9 @@ const flushTimeout = 20 * time.Second
 type Server struct {
 	config  Config
 	clients clients
+	door    door
+	moved   chan struct{} // closed by Disconnect
+	away    sync.Once
 }
 
 // New makes a server that does nothing until Run.
@@ -60,11 +72,16 @@ func New(config Config) *Server {
 	if config.StopTimeout == 0 {
 		config.StopTimeout = DefaultStopTimeout
 	}
-	return &Server{config: config, clients: clients{
-		guard: acl.NewGuard(config.ACL),
-		most:  config.MaxClients,
-		open:  map[*connection]struct{}{},
-	}}
+	return &Server{
+		config: config,
+		clients: clients{
+			guard: acl.NewGuard(config.ACL),
+			most:  config.MaxClients,
+			open:  map[*connection]struct{}{},
+		},
+		door:  door{listener: config.Listener},
+		moved: make(chan struct{}),
+	}
 }
 
 // Clients is how many connections there are.
@@ -74,6 +91,21 @@ func (s *Server) Clients() int { return s.clients.count() }
 // disconnects the clients whom it does not allow. What an empty list means stays
 // as it was. The error is an [*acl.BadEntry]; then nothing has changed.
 func (s *Server) ReplaceACL(entries []string) error { return s.clients.replaceACL(entries) }
+
+// MoveTo makes the server accept at l from now on, which belongs to it. The
+// listener before is closed when it returns. Connections live on. After Leave, and
+// once Run has stopped accepting, nothing is listened at any more: l is closed.
+func (s *Server) MoveTo(l transport.Listener) error { return s.door.moveTo(l) }
+
+// Leave stops accepting, for good: when it returns nobody can connect, and the
+// address can be listened at by others. Run goes on.
+func (s *Server) Leave() error { return s.door.shut() }
+
+// Disconnect ends every connection without another reply but those that are on
+// their way, whatever the client is in the middle of. The Export's gate has to be
+// closed, so that a client repeats its requests at the disk's new home. It does not
+// wait.
+func (s *Server) Disconnect() { s.away.Do(func() { close(s.moved) }) }
 
 // Run serves until stop ends, then shuts down as the package comment says. The
 // error is nil when everything that was acknowledged is durable. Not being able
@@ -96,16 +128,19 @@ func (s *Server) Run(stop, force context.Context) error {
 
 // accept admits clients until stop ends.
 func (s *Server) accept(stop, cutting context.Context, stopping <-chan struct{}, sessions *sync.WaitGroup) error {
-	defer func() { _ = s.config.Listener.Close() }()
+	defer func() { _ = s.door.shut() }() // whoever leaves asks for the error
 	for {
-		conn, err := s.config.Listener.Accept(stop)
-		if stop.Err() != nil {
+		conn, err := s.door.accept(stop)
+		switch {
+		case errors.Is(err, errShut):
+			<-stop.Done()
+			return nil
+		case stop.Err() != nil:
 			if err == nil {
 				_ = conn.Socket.Close()
 			}
 			return nil
-		}
-		if err != nil {
+		case err != nil:
 			return err
 		}
 		cl, why := s.clients.admit(cutting, conn.Peer)
@@ -129,6 +164,9 @@ func (s *Server) serve(cl *connection, stopping <-chan struct{}, conn transport.
 		Export:           s.config.Export,
 		Log:              log,
 		Stopping:         stopping,
+		Moved:            s.moved,
+		Migration:        s.config.Migration,
+		Peer:             cl.peer.Address,
 		Handshake:        s.config.Handshake,
 		HandshakeTimeout: s.config.HandshakeTimeout,
 		RequestTimeout:   s.config.RequestTimeout,
@@ -136,7 +174,11 @@ func (s *Server) serve(cl *connection, stopping <-chan struct{}, conn transport.
 	if errors.Is(context.Cause(cl.ctx), errEvicted) {
 		err = errEvicted
 	}
-	if err != nil && !errors.Is(err, net.ErrClosed) {
+	switch {
+	case errors.Is(err, export.ErrMovedAway):
+		log.Info("disconnected, since the disk has moved away", "peer", cl.peer.Address)
+		return
+	case err != nil && !errors.Is(err, net.ErrClosed):
 		log.Warn("client dropped", "peer", cl.peer.Address, "reason", err)
 		return
 	}
@@ -148,9 +190,15 @@ func (s *Server) finish(force context.Context, sessions *sync.WaitGroup, cut con
 	done := make(chan struct{})
 	go func() { sessions.Wait(); close(done) }()
 
-	ended := await(force, done, s.config.StopTimeout)
+	limit := s.config.StopTimeout
+	select {
+	case <-s.moved:
+		limit = min(limit, movedTimeout)
+	default:
+	}
+	ended := await(force, done, limit)
 	if !ended && force.Err() == nil {
-		s.config.Log.Warn("clients do not finish and are cut off", "after", s.config.StopTimeout, "clients", s.Clients())
+		s.config.Log.Warn("clients do not finish and are cut off", "after", limit, "clients", s.Clients())
 		cut()
 		ended = await(force, done, cutTimeout)
 	}

@@ -10,8 +10,11 @@ import (
 // agreement is what the handshake ends with.
 type agreement struct {
 	flags      nbd.TransmissionFlags
-	structured bool // structured replies
-	allocation bool // base:allocation may be queried
+	oldstyle   bool   // the handshake was
+	structured bool   // structured replies
+	allocation bool   // base:allocation may be queried
+	sender     Sender // not nil where somebody migrates a disk to this server
+	commitOnly bool   // the sender came to send COMMIT, and nothing else
 }
 
 // allocationID is the metadata context id of base:allocation.

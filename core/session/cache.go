@@ -42,6 +42,9 @@ func (t *transmission) readAway(r nbd.Request) error {
 		}
 		off, left = off+n, left-n
 	}
+	if fatal := t.fatal.Load(); left > 0 && fatal != nil {
+		return *fatal // perhaps that the disk has moved: then there is no answer
+	}
 	return nil
 }
 

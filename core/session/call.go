@@ -118,6 +118,9 @@ func (p *piece) completed() {
 	if p.request.Err != nil {
 		c.fail(p.request.Err)
 	}
+	if s := c.t.agreed.sender; s != nil {
+		told(s, &p.request)
+	}
 	switch {
 	case p.request.Op == wire.OpRead && p.only:
 		c.whole = p
@@ -168,7 +171,7 @@ func (c *call) failed(err error) reply {
 // told the reason in words too.
 func (c *call) errorReply(errno nbd.Errno, why string) reply {
 	r := reply{call: c}
-	if c.t.agreed.structured {
+	if c.t.agreed.structured && !onlySenders(c.request.Command) {
 		r.body = nbd.AppendErrorChunk(nil, nbd.ChunkFlagDone, c.request.Cookie, errno, why)
 	} else {
 		r.setHead(nbd.AppendSimpleReply(r.head[:0], errno, c.request.Cookie))

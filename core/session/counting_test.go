@@ -83,7 +83,7 @@ func transmitWith(t testing.TB, near, far net.Conn, config Config, structured bo
 	t.Helper()
 	config.Log = hclog.NewNullLogger()
 	agreed := &agreement{flags: transmissionFlags(config.Export, structured), structured: structured, allocation: structured}
-	ts := newTransmission(context.Background(), far, nil, config, agreed)
+	ts := newTransmission(context.Background(), far, nil, config, agreed, &link{})
 	q := &counting{Queue: ts.queue, t: t}
 	ts.queue = q
 	c := run(t, near, func() error {

@@ -34,6 +34,46 @@ var fuzzPrefixes = [][]byte{
 	),
 }
 
+// fuzzMigrates in the prefix's number makes a server that waits for a disk. Such a
+// client has behaved as a sender does.
+const fuzzMigrates = 0x80
+
+var fuzzSenderPrefixes = func() (prefixes [][]byte) {
+	flags, commit := nbd.AppendClientFlags(nil, fixedNoZeroes), testHello()
+	commit.Purpose, commit.Replaces = nbd.MigrationCommit, [16]byte{}
+	for _, hello := range []nbd.MigrationHello{testHello(), commit} {
+		said := nbd.AppendOption(flags[:len(flags):len(flags)], nbd.OptMigrate, nbd.AppendMigrationHello(nil, hello))
+		prefixes = append(prefixes, said, slices.Concat(said, nbd.AppendOption(nil, nbd.OptStructuredReply, nil), nbd.AppendOption(nil, nbd.OptGo, nbd.AppendInfoRequest(nil, ""))))
+	}
+	return append(prefixes, flags)
+}()
+
+// fuzzHost refuses some of what it is asked for.
+func fuzzHost(t *testing.T) *host {
+	h := newHost(t)
+	h.begin = func(off, _ int64) error {
+		if off%3 == 2 {
+			return nbd.EPERM
+		}
+		return nil
+	}
+	h.commit = func(context.Context) error { return nbd.EINVAL }
+	return h
+}
+
+// wantOver checks what a Migration was told of a connection that has ended.
+func (h *host) wantOver() {
+	h.t.Helper()
+	for len(h.links) > 0 {
+		if link := <-h.links; !isClosed(link.Ended()) {
+			h.t.Error("a connection has not ended")
+		}
+	}
+	if begun, ended, left := h.told(); begun != len(ended) || len(left) > 1 {
+		h.t.Errorf("%d changes began, %d ended, and Left was called %d times", begun, len(ended), len(left))
+	}
+}
+
 // FuzzSession has a client say anything, then listen until the end. The session
 // must not panic, must end, and must leave nothing behind.
 func FuzzSession(f *testing.F) {
@@ -55,14 +95,25 @@ func FuzzSession(f *testing.F) {
 		f.Add(prefix+2, slices.Concat(request(nbd.CmdBlockStatus, nbd.CmdFlagReqOne, 0, size), request(9, 0, 0, 0)))
 		f.Add(prefix+2, request(nbd.CmdWrite, 0, 0, size))
 	}
+	f.Add(uint8(fuzzMigrates+4), nbd.AppendOption(nil, nbd.OptMigrate, nbd.AppendMigrationHello(nil, testHello())))
+	for n := range uint8(len(fuzzSenderPrefixes) + 1) {
+		f.Add(fuzzMigrates+n, slices.Concat(request(nbd.CmdWrite, 0, 1, size-1), numbered(size-1), request(nbd.CmdWriteZeroes, 0, 2, 9),
+			request(nbd.CmdFlush, 0, 0, 0), request(nbd.CmdPrepare, 0, 0, 0), request(nbd.CmdCommit, 0, 0, 0)))
+		f.Add(fuzzMigrates+n, slices.Concat(request(nbd.CmdEntrust, nbd.CmdFlagsEntrust, 0, 0), request(nbd.CmdDisc, 0, 0, 0)))
+		f.Add(fuzzMigrates+n, nbd.AppendOption(nil, nbd.OptMigrate, nbd.AppendMigrationHello(nil, testHello())))
+	}
 	f.Fuzz(func(t *testing.T, prefix uint8, said []byte) {
 		e, err := export.Open(context.Background(), memstore.New(size), export.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		config, behaved := Config{Export: e, Log: hclog.NewNullLogger()}, []byte(nil)
-		if n := int(prefix) % (len(fuzzPrefixes) + 1); n < len(fuzzPrefixes) {
-			behaved = fuzzPrefixes[n]
+		h, prefixes := fuzzHost(t), fuzzPrefixes
+		if prefix&fuzzMigrates != 0 {
+			config.Migration, prefixes = h, fuzzSenderPrefixes
+		}
+		if n := int(prefix&^fuzzMigrates) % (len(prefixes) + 1); n < len(prefixes) {
+			behaved = prefixes[n]
 		} else {
 			config.Handshake = Oldstyle
 		}
@@ -85,6 +136,7 @@ func FuzzSession(f *testing.F) {
 		_ = near.Close()
 		<-spoken
 		receive(t, done)
+		h.wantOver()
 		if err := e.Close(context.Background()); err != nil {
 			t.Error(err)
 		}

@@ -4,6 +4,7 @@ package session
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,37 +14,50 @@ import (
 	"sync"
 	"time"
 
+	"github.com/flexnbd/flexnbd/core/export"
 	"github.com/flexnbd/flexnbd/core/nbd"
 )
 
 // handshake is the state of the negotiation.
 type handshake struct {
+	ctx    context.Context // ends when the connection is cut, or the time is up
 	out    io.Writer
 	in     *bufio.Reader
 	config Config
+	link   *link
 
 	fixed    bool // the client may use options other than EXPORT_NAME
 	noZeroes bool
 
 	structured bool
 	allocation bool // base:allocation was selected for exportName
+	commitOnly bool // said the hello
 }
 
 // negotiate talks to the client until both enter the transmission phase. It
 // returns nil and no error when the client left by the rules.
-func negotiate(conn net.Conn, in *bufio.Reader, config Config) (*agreement, error) {
+func negotiate(ctx context.Context, conn net.Conn, in *bufio.Reader, config Config, l *link) (*agreement, error) {
 	limit := time.Now().Add(config.HandshakeTimeout)
+	ctx, cancel := context.WithDeadline(ctx, limit)
+	defer cancel()
 	if err := conn.SetDeadline(limit); err != nil {
 		return nil, err
 	}
 	done := make(chan struct{})
 	var watcher sync.WaitGroup
-	watcher.Go(func() { hurry(conn, limit, config.Stopping, done) })
-	h := &handshake{out: conn, in: in, config: config}
+	h := &handshake{ctx: ctx, out: conn, in: in, config: config, link: l}
+	watcher.Go(func() {
+		if h.hurry(limit, conn, done) {
+			cancel()
+			_ = conn.SetDeadline(time.Unix(1, 0))
+		}
+	})
 	agreed, err := h.run()
 	close(done)
 	watcher.Wait()
 	switch {
+	case isClosed(config.Moved) && errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, export.ErrMovedAway
 	case h.stopping() && errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, nil
 	case agreed == nil || err != nil:
@@ -52,23 +66,36 @@ func negotiate(conn net.Conn, in *bufio.Reader, config Config) (*agreement, erro
 	return agreed, conn.SetDeadline(time.Time{})
 }
 
-// hurry leaves a client that is in its handshake when the server stops only
-// farewellTime, in which it can learn of that.
-func hurry(conn net.Conn, limit time.Time, stopping, done <-chan struct{}) {
+// hurry waits for the handshake's end, or returns true when it has to end at once:
+// the disk is gone, or the server stops and farewellTime is over, in which a client
+// can learn of that.
+func (h *handshake) hurry(limit time.Time, conn net.Conn, done <-chan struct{}) bool {
 	select {
 	case <-done:
-		return
-	case <-stopping:
+		return false
+	case <-h.config.Moved:
+		return true
+	case <-h.config.Stopping:
 	}
-	if soon := time.Now().Add(farewellTime); soon.Before(limit) {
+	soon := time.Now().Add(farewellTime)
+	if soon.Before(limit) {
 		_ = conn.SetDeadline(soon)
 	}
+	farewell := time.NewTimer(farewellTime)
+	defer farewell.Stop()
+	select {
+	case <-done:
+		return false
+	case <-h.config.Moved:
+	case <-farewell.C: // it may be a Hello that waits, not the client
+	}
+	return true
 }
 
 // run is negotiate without the clock.
 func (h *handshake) run() (*agreement, error) {
 	if h.config.Handshake == Oldstyle {
-		return oldstyle(h.out, h.config)
+		return h.oldstyle()
 	}
 	if err := h.greet(); err != nil {
 		return nil, err
@@ -136,6 +163,14 @@ func (h *handshake) option() (done bool, err error) {
 	case dataOf(opt) == someData && tooBig:
 		return false, h.refuse(opt, nbd.RepErrTooBig, fmt.Sprintf("more than %d bytes of data", nbd.MaxOptionLength))
 	}
+	if opt == nbd.OptMigrate && h.config.Migration != nil {
+		return false, h.migrate(data)
+	}
+	if opt == nbd.OptList || opt == nbd.OptInfo || opt == nbd.OptGo {
+		if why := h.guest(); why != "" {
+			return false, h.refuse(opt, nbd.RepErrPolicy, why)
+		}
+	}
 	switch opt {
 	case nbd.OptList:
 		return false, h.list()
@@ -165,7 +200,7 @@ func dataOf(opt nbd.Option) optionData {
 	switch opt {
 	case nbd.OptList, nbd.OptStartTLS, nbd.OptStructuredReply, nbd.OptExtendedHeaders:
 		return noData
-	case nbd.OptInfo, nbd.OptGo, nbd.OptListMetaContext, nbd.OptSetMetaContext:
+	case nbd.OptInfo, nbd.OptGo, nbd.OptListMetaContext, nbd.OptSetMetaContext, nbd.OptMigrate:
 		return someData
 	}
 	return anyData
@@ -182,6 +217,9 @@ func (h *handshake) exportName(data []byte) (bool, error) {
 	}
 	if h.stopping() {
 		return false, errors.New("EXPORT_NAME while the server shuts down")
+	}
+	if why := h.guest(); why != "" {
+		return false, fmt.Errorf("EXPORT_NAME refused: %s", why)
 	}
 	flags := transmissionFlags(h.config.Export, h.structured)
 	return true, h.send(nbd.AppendExportNameReply(nil, uint64(h.config.Export.Size()), flags, h.noZeroes))
@@ -259,12 +297,49 @@ func (h *handshake) agreement() *agreement {
 		flags:      transmissionFlags(h.config.Export, h.structured),
 		structured: h.structured,
 		allocation: h.allocation,
+		sender:     h.link.sender,
+		commitOnly: h.commitOnly,
 	}
 }
 
-func (h *handshake) stopping() bool {
+// guest says why the client is not let in, or nothing.
+func (h *handshake) guest() string {
+	if h.config.Migration == nil || h.link.sender != nil {
+		return ""
+	}
+	return h.config.Migration.Guest()
+}
+
+// migrate answers the option with which another server migrates its disk to this
+// one. See docs/migration-protocol.md.
+func (h *handshake) migrate(data []byte) error {
+	hello, err := nbd.ParseMigrationHello(data)
+	switch {
+	case err != nil:
+		return h.refuse(nbd.OptMigrate, nbd.RepErrInvalid, err.Error())
+	case h.link.sender != nil:
+		return h.refuse(nbd.OptMigrate, nbd.RepErrInvalid, "the option comes once in a connection")
+	}
+	sender, answer, err := h.config.Migration.Hello(h.ctx, hello, h.link)
+	var no *Refusal
+	switch {
+	case errors.As(err, &no):
+		return h.refuse(nbd.OptMigrate, no.Reply, no.Text)
+	case err != nil:
+		return h.refuse(nbd.OptMigrate, nbd.RepErrPolicy, err.Error())
+	}
+	h.link.adopt(sender)
+	h.commitOnly = hello.Purpose == nbd.MigrationCommit
+	out := nbd.AppendOptionReply(nil, nbd.OptMigrate, nbd.RepMigrate, nbd.AppendMigrationAnswer(nil, answer))
+	return h.send(nbd.AppendOptionReply(out, nbd.OptMigrate, nbd.RepAck, nil))
+}
+
+func (h *handshake) stopping() bool { return isClosed(h.config.Stopping) }
+
+// isClosed says whether c is closed. A nil channel never is.
+func isClosed(c <-chan struct{}) bool {
 	select {
-	case <-h.config.Stopping:
+	case <-c:
 		return true
 	default:
 		return false

@@ -2,11 +2,7 @@
 
 package session
 
-import (
-	"io"
-
-	"github.com/flexnbd/flexnbd/core/nbd"
-)
+import "github.com/flexnbd/flexnbd/core/nbd"
 
 // Handshake is the kind of handshake that a session begins with. The server
 // speaks first, so one port can have only one kind.
@@ -26,8 +22,17 @@ const (
 //
 // The greeting can't say that an export is read-only, since nobody would look for
 // that flag: the client learns of it when it writes.
-func oldstyle(out io.Writer, config Config) (*agreement, error) {
-	agreed := &agreement{flags: nbd.OldstyleFlags}
-	_, err := out.Write(nbd.AppendOldstyleGreeting(nil, uint64(config.Export.Size()), agreed.flags))
+func (h *handshake) oldstyle() (*agreement, error) {
+	if m := h.config.Migration; m != nil {
+		sender, err := m.Oldstyle(h.ctx, h.link)
+		if err != nil {
+			return nil, err
+		}
+		if sender != nil {
+			h.link.adopt(sender)
+		}
+	}
+	agreed := &agreement{flags: nbd.OldstyleFlags, sender: h.link.sender, oldstyle: true}
+	_, err := h.out.Write(nbd.AppendOldstyleGreeting(nil, uint64(h.config.Export.Size()), agreed.flags))
 	return agreed, err
 }

@@ -28,6 +28,15 @@ type Config struct {
 	// are refused with ESHUTDOWN, and once those before have been answered the
 	// connection is closed. A handshake is refused, and soon cut.
 	Stopping <-chan struct{}
+	// Moved is closed when the disk has been given away, after its gate was
+	// closed. Every connection ends then, without a reply to anything that has not
+	// been carried out. Nil where that can't happen.
+	Moved <-chan struct{}
+	// Migration is asked whether the disk may be served, and by whom it may be
+	// sent. Nil: to everybody, and by nobody.
+	Migration Migration
+	// Peer names the client to Migration.
+	Peer string
 	// Handshake is the kind that the client has to speak.
 	Handshake Handshake
 	// HandshakeTimeout cuts a handshake that takes longer. 0 means
@@ -66,6 +75,9 @@ func Serve(ctx context.Context, conn net.Conn, config Config) error {
 	if config.HandshakeTimeout == 0 {
 		config.HandshakeTimeout = DefaultHandshakeTimeout
 	}
+	ctx, cut := context.WithCancel(ctx)
+	defer cut()
+	l := &link{conn: conn, peer: config.Peer, cut: cut, ended: make(chan struct{})}
 	closed := make(chan struct{})
 	spare := context.AfterFunc(ctx, func() {
 		_ = conn.Close()
@@ -79,15 +91,20 @@ func Serve(ctx context.Context, conn net.Conn, config Config) error {
 	}()
 
 	in := bufio.NewReaderSize(conn, handshakeBuffer)
-	agreed, err := negotiate(conn, in, config)
+	agreed, err := negotiate(ctx, conn, in, config, l)
 	if err != nil {
+		l.end()
 		return describe(ctx, "handshake", unlessGone(err))
 	}
 	if agreed != nil {
 		ahead, _ := in.Peek(in.Buffered())
-		err = newTransmission(ctx, conn, ahead, config, agreed).run()
+		err = newTransmission(ctx, conn, ahead, config, agreed, l).run()
 	}
+	l.end()
 	linger(conn)
+	if l.fenced.Load() {
+		return nil // whoever cut it says why
+	}
 	return describe(ctx, "transmission", err)
 }
 

@@ -32,6 +32,7 @@ type transmission struct {
 	in     *intake
 	export *export.Export
 	agreed *agreement
+	link   *link
 	log    hclog.Logger
 
 	queue    wire.Queue
@@ -51,18 +52,20 @@ type transmission struct {
 	stopping atomic.Bool  // the server shuts down
 	active   atomic.Int64 // requests that the end of a stopping server waits for
 	stop     <-chan struct{}
+	moved    <-chan struct{}
 	fatal    atomic.Pointer[error] // why the connection has to end
 }
 
 // newTransmission makes the phase that follows a handshake, which has read ahead
 // bytes of it.
-func newTransmission(ctx context.Context, conn net.Conn, ahead []byte, config Config, agreed *agreement) *transmission {
+func newTransmission(ctx context.Context, conn net.Conn, ahead []byte, config Config, agreed *agreement, l *link) *transmission {
 	socket := newSocket(conn)
 	t := &transmission{
 		conn:     conn,
 		in:       newIntake(socket, ahead),
 		export:   config.Export,
 		agreed:   agreed,
+		link:     l,
 		log:      config.Log,
 		underway: underway{limit: config.RequestTimeout},
 		slots:    make(chan struct{}, maxRequests),
@@ -70,6 +73,7 @@ func newTransmission(ctx context.Context, conn net.Conn, ahead []byte, config Co
 		statuses: make(chan struct{}, maxStatuses),
 		caches:   make(chan struct{}, 1),
 		stop:     config.Stopping,
+		moved:    config.Moved,
 	}
 	t.outbox = newOutbox(socket, t.sent, t.fail)
 	t.ctx, t.cut = context.WithCancel(ctx)
@@ -125,15 +129,23 @@ func (t *transmission) fail(err error) {
 
 func (t *transmission) wakeReader() { _ = t.conn.SetReadDeadline(time.Unix(1, 0)) }
 
-// watchStop waits for the server to stop or for done.
+// watchStop waits for the server to stop, for the disk to move away, or for done.
 func (t *transmission) watchStop(done <-chan struct{}) {
 	select {
 	case <-done:
 		return
+	case <-t.moved:
 	case <-t.stop:
+		t.stopping.Store(true)
+		t.leaveIfIdle()
+		select {
+		case <-done:
+			return
+		case <-t.moved: // requests that wait at the gate will not be answered
+		}
 	}
-	t.stopping.Store(true)
-	t.leaveIfIdle()
+	t.fail(export.ErrMovedAway)
+	t.outbox.limit() // the reader itself may be waiting for the client to take replies
 }
 
 // leaveIfIdle ends the phase of a stopping server once the requests that were
@@ -159,6 +171,7 @@ func (t *transmission) receive() error {
 		case err != nil:
 			return err
 		case r.Command == nbd.CmdDisc:
+			t.link.bye = true
 			return nil
 		}
 		c := newCall(t, r)
@@ -215,6 +228,9 @@ func (t *transmission) handle(c *call) error {
 	t.active.Add(1)
 	bad := t.validate(c.request)
 	if bad == nil && t.stopping.Load() {
+		if isClosed(t.moved) {
+			return export.ErrMovedAway // no answer, not even that the server stops
+		}
 		bad = &refusal{nbd.ESHUTDOWN, "the server shuts down"}
 	}
 	if bad != nil {
@@ -228,6 +244,10 @@ func (t *transmission) handle(c *call) error {
 		return nil
 	}
 	c.accepted = true
+	if do := t.migrationCommand(c.request); do != nil {
+		t.task(func() { c.carryOut(do) })
+		return nil
+	}
 	if c.request.Length == 0 && c.request.Command != nbd.CmdFlush {
 		c.finish()
 		return nil

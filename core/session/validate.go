@@ -18,6 +18,9 @@ type refusal struct {
 // NBD-CHECKLIST.md, 12: read-only, range, flags. It returns nil for one that may
 // be carried out. Whoever handles it afterwards relies on it.
 func (t *transmission) validate(r nbd.Request) *refusal {
+	if t.agreed.commitOnly && r.Command != nbd.CmdCommit {
+		return &refusal{nbd.EPERM, "the connection was opened for COMMIT"} // it is let in whoever else is not
+	}
 	write := r.Command == nbd.CmdWrite || r.Command == nbd.CmdTrim || r.Command == nbd.CmdWriteZeroes
 	if write && t.export.ReadOnly() {
 		return &refusal{nbd.EPERM, "the export is read-only"}
@@ -62,6 +65,8 @@ func (t *transmission) allowedFlags(c nbd.Command) (allowed nbd.CommandFlags, kn
 		return allowed, advertised(nbd.FlagSendWriteZeroes)
 	case nbd.CmdBlockStatus:
 		return allowed | nbd.CmdFlagReqOne, t.agreed.allocation
+	case nbd.CmdPrepare, nbd.CmdCommit:
+		return 0, t.agreed.sender != nil && !t.agreed.oldstyle
 	}
 	return 0, false
 }
@@ -73,6 +78,8 @@ func (t *transmission) checkRange(r nbd.Request) *refusal {
 	switch {
 	case r.Command == nbd.CmdFlush:
 		return nil
+	case onlySenders(r.Command) && (r.Offset != 0 || r.Length != 0):
+		return &refusal{nbd.EINVAL, r.Command.String() + " has offset and length 0"}
 	case r.Offset > size || length > size-r.Offset:
 		errno := nbd.EINVAL
 		if r.Command == nbd.CmdWrite || r.Command == nbd.CmdWriteZeroes {

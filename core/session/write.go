@@ -24,6 +24,12 @@ func (t *transmission) write(c *call) error {
 			t.queue.Return(data)
 			return err
 		}
+		if err := t.begin(off, n); err != nil {
+			t.queue.Return(data)
+			c.fail(err)
+			left -= n // its payload has been read
+			break
+		}
 		t.batch = append(t.batch, &c.add(wire.OpWrite, off, n, data).request)
 		off, left = off+n, left-n
 	}

@@ -15,6 +15,11 @@ import (
 // range alone a SHOULD.
 func (t *transmission) zero(c *call) {
 	if c.request.Length <= export.MaxZeroPiece {
+		if err := t.begin(int64(c.request.Offset), int64(c.request.Length)); err != nil {
+			c.fail(err)
+			c.finish()
+			return
+		}
 		t.batch = append(t.batch, &c.add(wire.OpZero, int64(c.request.Offset), int64(c.request.Length), nil).request)
 		c.finish()
 		return
@@ -23,9 +28,17 @@ func (t *transmission) zero(c *call) {
 		off, left := int64(c.request.Offset), int64(c.request.Length)
 		for left > 0 {
 			n := min(left, export.MaxZeroPiece)
+			if err := t.begin(off, n); err != nil {
+				c.fail(err)
+				break
+			}
 			w := newWaiter(wire.Request{Op: wire.OpZero, Flags: c.flags(), Offset: off, Length: n})
 			t.start([]*wire.Request{&w.request})
-			if err := w.wait(); err != nil {
+			err := w.wait()
+			if s := t.agreed.sender; s != nil {
+				told(s, &w.request)
+			}
+			if err != nil {
 				c.fail(err)
 				break
 			}
