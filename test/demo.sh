@@ -1,17 +1,21 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
-# make demo: serves an image, writes to it from a real client, reads it back,
-# verifies, and shows what runs. Needs nothing but bin/flexnbd; with nbdcopy and
-# nbdinfo (Debian: libnbd-bin) it shows more. Leaves nothing behind.
+# make demo: serves an image, writes to it from a real client, reads it back, migrates
+# it to another server while a client goes on writing, verifies every acknowledged
+# write, and shows what runs. Needs nothing but bin/flexnbd; with nbdcopy and nbdinfo
+# (Debian: libnbd-bin) it shows more. Leaves nothing behind.
 set -euo pipefail
 
 PATH=$(cd "$(dirname "$0")/../bin" && pwd):$PATH
 dir=$(mktemp -d "${TMPDIR:-/tmp}/flexnbd-demo.XXXXXX")
 server=
+destination=
+writer=
 
 finish() {
-	[ -z "$server" ] || kill "$server" 2>/dev/null || true
+	touch "$dir/enough"
+	for process in $server $destination $writer; do kill "$process" 2>/dev/null || true; done
 	wait 2>/dev/null || true
 	rm -rf "$dir"
 }
@@ -23,14 +27,42 @@ run() { printf '$ %s\n' "$*" >&3; "$@"; } # the words also where the output goes
 die() { printf 'demo: %s\n' "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# wait_ready waits until the control socket answers, for 10 seconds at most.
+# wait_ready SOCK PID waits until the control socket answers, for 10 seconds at most.
 wait_ready() {
 	for _ in $(seq 200); do
-		flexnbd status --quiet --sock "$dir/sock" >"$dir/status" 2>/dev/null && return
-		kill -0 "$server" 2>/dev/null || die "the server ended early"
+		flexnbd status --quiet --sock "$1" >"$dir/status" 2>/dev/null && return
+		kill -0 "$2" 2>/dev/null || die "the server ended early"
 		sleep 0.05
 	done
 	die "the server did not get ready"
+}
+
+# write_on writes one block after the other, each with its number in it, and notes
+# the numbers of those that were acknowledged. It repeats what was not.
+write_on() {
+	number=0
+	while [ ! -e "$dir/enough" ]; do
+		until block "$number" | flexnbd write --quiet "${to[@]}" --from $((base + number * 512)) --size 512 2>/dev/null; do
+			[ ! -e "$dir/enough" ] || return 0
+			echo "$number" >>"$dir/repeated"
+		done
+		echo "$number" >>"$dir/acknowledged"
+		number=$((number + 1))
+	done
+}
+
+block() { printf '%0512d' "$1"; }
+
+acknowledged() { wc -l <"$dir/acknowledged"; }
+
+# wait_writes N waits until N more writes have been acknowledged.
+wait_writes() {
+	goal=$(($(acknowledged) + $1))
+	for _ in $(seq 600); do
+		[ "$(acknowledged)" -lt "$goal" ] || return 0
+		sleep 0.05
+	done
+	die "the client's writes got stuck"
 }
 
 # key shows one value of the last status.
@@ -54,7 +86,7 @@ serve=(flexnbd serve --addr 127.0.0.1 --port 0 --file "$dir/disk.img" --sock "$d
 echo "$ ${serve[*]} &"
 "${serve[@]}" 3>&- &
 server=$!
-wait_ready
+wait_ready "$dir/sock" "$server"
 address=$(key address)
 port=${address##*:}
 to=(--addr 127.0.0.1 --port "$port")
@@ -94,13 +126,60 @@ else
 	say "8. nbdcopy is not installed (Debian: libnbd-bin); left out"
 fi
 
-say "9. Stop it"
+say "9. A second server, which waits for the disk and will then take over the address"
+run truncate -s 64M "$dir/copy.img"
+listen=(flexnbd listen --addr 127.0.0.1 --port 0 --rebind-port "$port" --file "$dir/copy.img" --sock "$dir/sock2")
+echo "$ ${listen[*]} &"
+"${listen[@]}" 3>&- &
+destination=$!
+wait_ready "$dir/sock2" "$destination"
+arrival=$(key address)
+run ls "$dir"
+
+say "10. A client that writes all the while"
+base=33554432
+: >"$dir/acknowledged"
+: >"$dir/repeated"
+write_on 3>&- &
+writer=$!
+wait_writes 10
+echo "  $(acknowledged) writes acknowledged"
+
+say "11. Migrate"
+run flexnbd mirror --addr 127.0.0.1 --port "${arrival##*:}" --sock "$dir/sock" --wait
+wait "$server" || die "the first server ended with exit status $?"
+server=
+echo "  the first server has ended with exit status 0"
+wait_writes 10
+touch "$dir/enough"
+wait "$writer"
+writer=
+
+say "12. Every acknowledged write is on the second server, at the first one's address"
+run flexnbd read "${to[@]}" --from "$base" --size $(($(acknowledged) * 512)) >"$dir/read"
+for number in $(cat "$dir/acknowledged"); do block "$number"; done >"$dir/written"
+cmp "$dir/written" "$dir/read" || die "an acknowledged write is lost"
+run flexnbd read "${to[@]}" --from 4194304 --size 1048576 >"$dir/read"
+cmp <(tail -c +4194305 "$dir/disk.img" | head -c 1048576) "$dir/read" || die "the copy differs"
+echo "  $(acknowledged) writes acknowledged, all there; $(wc -l <"$dir/repeated") were repeated in between"
+run flexnbd status --explain --sock "$dir/sock2"
+
+say "13. Sparse has stayed sparse"
+run du -k "$dir/disk.img" "$dir/copy.img"
+echo "$ flexnbd serve --file $dir/disk.img ... # the image that was given away"
+if flexnbd serve --addr 127.0.0.1 --port 0 --file "$dir/disk.img" 2>"$dir/refusal"; then
+	die "an image that was given away was served"
+fi
+sed 's/^/  /' "$dir/refusal"
+
+say "14. Stop it"
+flexnbd status --sock "$dir/sock2" >"$dir/status"
 backend=$(key backend_pid)
 transport=$(key transport_pid)
-run kill -TERM "$server"
-wait "$server" || die "the server ended with exit status $?"
-server=
-[ ! -e "$dir/sock" ] || die "the control socket is still there"
+run kill -TERM "$destination"
+wait "$destination" || die "the server ended with exit status $?"
+destination=
+[ ! -e "$dir/sock2" ] || die "the control socket is still there"
 for pid in $backend $transport; do
 	[ ! -d "/proc/$pid" ] || die "plugin process $pid is still there"
 done

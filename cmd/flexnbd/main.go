@@ -13,8 +13,6 @@ import (
 	"io"
 	"os"
 	"regexp"
-	"slices"
-	"strings"
 
 	"github.com/jessevdk/go-flags"
 
@@ -26,6 +24,7 @@ import (
 const (
 	exitFailure = 1
 	exitUsage   = 2
+	exitNotOurs = 3 // the disk's records say that this server must not serve it
 )
 
 func main() {
@@ -73,8 +72,13 @@ type verb struct {
 }
 
 func verbs(a *app) []verb {
-	list := []verb{
+	return []verb{
 		{"serve", "Serve a disk", "Serves a disk until SIGINT, SIGQUIT or SIGTERM. Further arguments are the addresses and networks that may connect.", &serveCommand{app: a}},
+		{"listen", "Wait for a disk, then serve it", "Waits for another server to migrate its disk into the given file, then serves it. Further arguments are the addresses and networks that may connect.", &listenCommand{app: a}},
+		{"mirror", "Migrate a disk to another server", "Starts the migration of a server's disk to another server, while it is in use. Without --wait it prints \"Migration started\" and exits; 'flexnbd status' shows how it goes.", &mirrorCommand{app: a}},
+		{"mirror-speed", "Change a migration's speed", "Changes how fast a running migration may send.", &mirrorSpeedCommand{app: a}},
+		{"break", "Stop a migration", "Stops a running migration. Clients do not notice.", &breakCommand{app: a}},
+		{"promote", "Take over a disk without its source", "Makes a waiting server serve a disk that was prepared for it and whose source is lost. Make sure first that the source cannot come back: two servers of one disk lose data.", &promoteCommand{app: a}},
 		{"status", "Show a server's status", "Shows the status of the server with the given control socket, as key=value pairs.", &statusCommand{app: a}},
 		{"acl", "Replace a server's access list", "Replaces the access list of the server with the given control socket: addresses and networks, uid:USER and gid:GROUP for clients on a Unix socket. Clients that it does not allow are disconnected.", &aclCommand{app: a}},
 		{"read", "Read from a server", "Reads bytes from an NBD server in a single request and writes them to standard output.", &readCommand{app: a}},
@@ -82,10 +86,6 @@ func verbs(a *app) []verb {
 		{"help", "Show help", "Shows the commands, or the options of one of them.", &helpCommand{app: a}},
 		{"version", "Show the version", "Shows the version of flexnbd and of the plugin protocol that it speaks.", &versionCommand{app: a}},
 	}
-	for _, name := range laterVerbs {
-		list = append(list, verb{name, "Comes with a later version", "This command comes with a later version.", &laterCommand{name: name}})
-	}
-	return list
 }
 
 func must[T any](_ T, err error) {
@@ -112,6 +112,7 @@ func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e))
 func (a *app) report(err error) int {
 	var usage usageError
 	var exit exitError
+	var others notOurs
 	var parse *flags.Error
 	if errors.As(err, &parse) {
 		err = a.explain(parse)
@@ -124,6 +125,9 @@ func (a *app) report(err error) int {
 	case errors.As(err, &usage):
 		_, _ = fmt.Fprintf(a.stderr, "flexnbd: %v\nSee 'flexnbd help%s'.\n", err, a.activeVerb())
 		return exitUsage
+	case errors.As(err, &others):
+		_, _ = fmt.Fprintln(a.stderr, wrap("flexnbd: "+err.Error()))
+		return exitNotOurs
 	}
 	logging.Fatal(a.logger("main"), err.Error())
 	return exitFailure
@@ -139,10 +143,6 @@ func (a *app) explain(err *flags.Error) error {
 	if err.Type == flags.ErrHelp {
 		_, err := fmt.Fprintln(a.stdout, err.Message)
 		return err
-	}
-	if verb := strings.TrimSpace(a.activeVerb()); slices.Contains(laterVerbs, verb) {
-		// It is not the options that are wrong: nobody knows them yet.
-		return (&laterCommand{name: verb}).Execute(nil)
 	}
 	return usagef("%s", goType.ReplaceAllString(err.Message, ""))
 }

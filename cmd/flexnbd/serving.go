@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
@@ -16,25 +15,45 @@ import (
 	"github.com/flexnbd/flexnbd/core/control"
 	"github.com/flexnbd/flexnbd/core/export"
 	"github.com/flexnbd/flexnbd/core/host"
+	"github.com/flexnbd/flexnbd/core/mirror"
+	"github.com/flexnbd/flexnbd/core/owner"
 	"github.com/flexnbd/flexnbd/core/server"
 	"github.com/flexnbd/flexnbd/sdk/transport"
 	"github.com/flexnbd/flexnbd/sdk/wire"
 )
 
-// serving is one run of the serve command.
+// serving is one run of serve or listen.
 type serving struct {
-	command   *serveCommand
+	options   *diskOptions
 	acl       acl.List
 	log       hclog.Logger
+	named     func(thread string) hclog.Logger
 	backend   host.Program
 	disk      wire.Disk
 	transport host.Program
+	carrier   host.Spec // what --transport says
 	at        transport.Address
 
-	store    *host.Disk
-	export   *export.Export
-	listener *host.Listener
-	server   *server.Server
+	ignoreMigrated bool       // serve
+	listen         *listening // nil with serve
+
+	// Opened in this order.
+	host       *host.Host
+	dialler    dialler
+	store      *host.Disk
+	records    *owner.Records // nil where none can be kept
+	recordsErr error          // why
+	export     *export.Export
+
+	// What the control socket asks.
+	mu          sync.Mutex
+	listener    *host.Listener // nil before and after
+	server      *server.Server // nil before
+	source      *mirror.Source
+	destination *mirror.Destination // nil before
+	moves       bool                // once the disk is its own, the server has yet to settle; set before it runs
+	controls    sync.WaitGroup
+	endControl  context.CancelFunc // nil before there is a control socket
 }
 
 // startTimeout bounds everything up to the point where clients can connect.
@@ -45,86 +64,133 @@ const startTimeout = 60 * time.Second
 func (s *serving) run() (err error) {
 	stop, force, release := stopSignals(s.log)
 	defer release()
-
-	h, err := host.New(s.log)
-	if err != nil {
+	if s.host, err = host.New(s.log); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, h.Close()) }()
-	starting, cancel := context.WithTimeout(stop, startTimeout)
-	defer cancel()
-	err = s.open(starting, h)
+	defer func() { err = errors.Join(err, s.host.Close()) }()
 	defer func() { err = errors.Join(err, s.close()) }()
+	s.dialler = dialler{host: s.host, program: s.transport}
+
+	plan, err := s.open(stop)
+	if err == nil && plan == planDepart {
+		if plan, err = s.finishDeparture(stop); err != nil || plan == planNothing {
+			return err
+		}
+	}
+	if err == nil {
+		err = s.start(stop, plan)
+	}
 	if err != nil {
 		if stop.Err() != nil {
-			s.log.Info("stopped during the start")
+			s.log.Info("stopped during the start", "reason", err)
 			return nil
 		}
 		return err
 	}
+	defer s.endMigrations()
 	return s.serve(stop, force)
 }
 
-// open opens the disk, then listens: nobody can connect to what is not there.
-func (s *serving) open(ctx context.Context, h *host.Host) (err error) {
-	s.store, err = h.OpenDisk(ctx, s.backend, s.disk)
+// open opens the disk, which takes its lock, and then looks whose it is.
+func (s *serving) open(ctx context.Context) (plan plan, err error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	s.store, err = s.host.OpenDisk(ctx, s.backend, s.disk)
 	if err != nil {
-		return err
+		return planNothing, s.orDeparted(err)
 	}
-	s.export, err = export.Open(ctx, s.store, export.Options{ReadOnly: s.command.ReadOnly, Logger: s.log.ResetNamed("export")})
+	plan, err = s.openRecords()
 	if err != nil {
-		return err
+		return planNothing, errors.Join(err, s.store.Close())
+	}
+	s.export, err = export.Open(ctx, s.store, export.Options{ReadOnly: s.disk.ReadOnly, Logger: s.log.ResetNamed("export")})
+	if err != nil {
+		return planNothing, err
 	}
 	s.store.OnRestart(s.export.Restarted)
 	s.store.OnFailure(s.export.Failed)
-	s.listener, err = h.Listen(ctx, s.transport, s.at)
-	return err
+	return plan, nil
 }
 
-// close closes what open opened. The disk goes with the export.
+// close closes what there is. The disk goes with the export.
 func (s *serving) close() error {
+	if s.endControl != nil {
+		s.endControl()
+		s.controls.Wait()
+	}
 	var err error
-	if s.listener != nil {
-		if err = s.listener.Close(); err != nil {
-			err = fmt.Errorf("stop listening on %s: %w", s.listener.Address(), err)
+	if l := s.currentListener(); l != nil {
+		if err = l.Close(); err != nil {
+			err = fmt.Errorf("stop listening on %s: %w", l.Address(), err)
 		}
 	}
+	err = errors.Join(err, s.dialler.close())
 	if s.export != nil {
 		err = errors.Join(err, s.export.Close(context.Background()))
 	}
+	if s.records != nil {
+		err = errors.Join(err, s.records.Close())
+	}
 	return err
 }
 
-// serve opens the control socket, which tells whoever waits for it that the
-// server is ready, and serves until stop ends.
-func (s *serving) serve(stop, force context.Context) error {
-	s.server = server.New(server.Config{
-		Listener:       s.listener,
-		Export:         s.export,
-		ACL:            s.acl,
-		MaxClients:     s.command.MaxClients,
-		Handshake:      s.command.handshake(),
-		RequestTimeout: s.command.requestTimeout(),
-		Abandon:        s.abandon,
-		Log:            s.log,
-	})
-	var controls sync.WaitGroup
-	defer controls.Wait()
-	controlling, endControl := context.WithCancel(context.Background())
-	defer endControl()
-	if s.command.Sock != "" {
-		socket, err := control.Listen(s.command.Sock, s.log.ResetNamed("control"))
-		if err != nil {
+// start listens, then opens the control socket, which tells whoever waits for it
+// that the server is ready. A disk that is yet to come is recorded before.
+func (s *serving) start(ctx context.Context, plan plan) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if plan == planListen {
+		if err := s.expect(); err != nil {
 			return err
 		}
-		controls.Go(func() {
-			if err := socket.Serve(controlling, map[string]control.Verb{"status": s.status, "acl": s.replaceACL}); err != nil {
-				s.log.Error("control socket failed", "error", err)
-			}
-		})
 	}
-	s.log.Info("serving", "file", s.command.File, "size", s.export.Size(), "address", s.listener.Address())
-	return s.server.Run(stop, force)
+	listener, err := s.host.Listen(ctx, s.transport, s.at)
+	if err != nil {
+		return err
+	}
+	s.setListener(listener)
+	s.startMigrations(plan)
+	if err := s.openControl(); err != nil {
+		s.endMigrations()
+		return err
+	}
+	s.log.Info(plan.String(), "file", s.options.File, "size", s.export.Size(), "address", listener.Address())
+	return nil
+}
+
+// serve serves until stop ends or the disk is gone.
+func (s *serving) serve(stop, force context.Context) error {
+	running, end := context.WithCancel(context.WithoutCancel(stop))
+	defer end()
+	var watcher sync.WaitGroup
+	var fate error
+	watcher.Go(func() {
+		defer end()
+		fate = s.watch(stop, running)
+	})
+	err := s.server.Run(running, force)
+	end()
+	watcher.Wait()
+	return errors.Join(fate, err)
+}
+
+// openControl opens the control socket, unless it is open or was not asked for.
+func (s *serving) openControl() error {
+	if s.options.Sock == "" || s.endControl != nil {
+		return nil
+	}
+	socket, err := control.Listen(s.options.Sock, s.log.ResetNamed("control"))
+	if err != nil {
+		return err
+	}
+	controlling, end := context.WithCancel(context.Background())
+	s.endControl = end
+	s.controls.Go(func() {
+		if err := socket.Serve(controlling, s.verbs()); err != nil {
+			s.log.Error("control socket failed", "error", err)
+		}
+	})
+	return nil
 }
 
 // abandon makes every call to the disk fail, so that nothing waits for it.
@@ -134,63 +200,14 @@ func (s *serving) abandon() {
 	}
 }
 
-// replaceACL answers the control socket's acl.
-func (s *serving) replaceACL(_ context.Context, entries []string) control.Answer {
-	err := s.server.ReplaceACL(entries)
-	var bad *acl.BadEntry
-	switch {
-	case errors.As(err, &bad):
-		return control.Answer{Code: 1, Text: "bad spec: " + bad.Entry}
-	case err != nil:
-		return control.Answer{Code: 1, Text: err.Error()}
-	}
-	return control.Answer{Text: "updated"}
+func (s *serving) currentListener() *host.Listener {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.listener
 }
 
-// status answers the control socket's status.
-func (s *serving) status(context.Context, []string) control.Answer {
-	var p control.Pairs
-	p.Add("is_mirroring", false)
-	p.Add("has_control", true)
-	p.Add("pid", os.Getpid())
-	p.Add("size", s.export.Size())
-	p.Add("num_clients", s.server.Clients())
-	p.Add("clients_allowed", true)
-	p.Add("address", s.listener.Address())
-	p.Add("zero_map", s.zeroMap())
-	if id := s.diskID(); id != "" {
-		p.Add("disk_id", id)
-	}
-	addPlugin(&p, "backend", s.store.Process())
-	p.Add("lane", s.store.Lane())
-	p.Add("backend_restarts", s.store.Restarts())
-	p.Add("backend_state", s.store.State())
-	addPlugin(&p, "transport", s.listener.Process())
-	return control.Answer{Text: p.String()}
-}
-
-// diskID is what records call the disk, where they can't be beside it.
-func (s *serving) diskID() string {
-	if s.command.ID != "" {
-		return s.command.ID
-	}
-	return s.export.Info().Identity
-}
-
-// zeroMap says whether zeroes written to holes are left out on the whole disk yet.
-func (s *serving) zeroMap() string {
-	select {
-	case <-s.export.Built():
-		return "ready"
-	default:
-		return "building"
-	}
-}
-
-func addPlugin(p *control.Pairs, kind string, process *host.Process) {
-	d := process.Description()
-	p.Add(kind, d.Name)
-	p.Add(kind+"_version", d.Version)
-	p.Add(kind+"_path", process.Path())
-	p.Add(kind+"_pid", process.PID())
+func (s *serving) setListener(l *host.Listener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.listener = l
 }

@@ -3,6 +3,7 @@
 package owner
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -29,12 +30,12 @@ func (disk) Create(path string, mode fs.FileMode) (File, error) {
 func (disk) ReadFile(path string, most int) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		if unwrapped, ok := err.(*fs.PathError); ok && unwrapped.Err == syscall.ELOOP {
+		if errors.Is(err, syscall.ELOOP) {
 			return nil, fmt.Errorf("%s: %w but a symbolic link", path, ErrIrregular)
 		}
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // nothing was written through it
 	switch st, err := f.Stat(); {
 	case err != nil:
 		return nil, err
@@ -62,7 +63,7 @@ func (disk) SyncDir(path string) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // nothing was written through it
 	return f.Sync()
 }
 
@@ -76,7 +77,7 @@ func (disk) Lock(path string) (io.Closer, error) {
 		return f, nil
 	}
 	_ = f.Close()
-	if err == unix.EWOULDBLOCK {
+	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, fmt.Errorf("%s: %w", path, ErrLocked)
 	}
 	return nil, &fs.PathError{Op: "flock", Path: path, Err: err}

@@ -69,8 +69,9 @@ const handshakeBuffer = 1 << 10
 // Serve talks to one client until it leaves, breaks the protocol, or the server
 // stops, and closes conn. When ctx ends the connection is cut.
 //
-// The error is nil when the client left by the rules or the server stopped;
-// otherwise it says what went wrong, for the log.
+// The error is nil when the client left by the rules, the server stopped, or
+// [Link.Cut] ended a sender's connection; it is [export.ErrMovedAway] when the disk
+// has moved; otherwise it says what went wrong, for the log.
 func Serve(ctx context.Context, conn net.Conn, config Config) error {
 	if config.HandshakeTimeout == 0 {
 		config.HandshakeTimeout = DefaultHandshakeTimeout

@@ -19,7 +19,7 @@ import (
 	"github.com/flexnbd/flexnbd/core/control"
 )
 
-// server is a running `flexnbd serve`.
+// server is a running `flexnbd serve` or `flexnbd listen`.
 type server struct {
 	t      *testing.T
 	cmd    *exec.Cmd
@@ -51,6 +51,7 @@ type surroundings struct {
 	uid         int      // the user that it runs as, when not 0
 	network     string   // tcp, which "" means too, or unix
 	addr        string   // where it listens, when not on 127.0.0.1 or at a socket in its folder
+	port        string   // which port, when not one that the kernel picks
 }
 
 // where are the arguments that say where a server listens.
@@ -65,18 +66,38 @@ func (in surroundings) where(dir string) []string {
 	if addr == "" {
 		addr = "127.0.0.1"
 	}
-	return []string{"--addr", addr, "--port", "0"}
+	port := in.port
+	if port == "" {
+		port = "0"
+	}
+	return []string{"--addr", addr, "--port", port}
 }
 
 // serveIn is serve in other surroundings.
 func serveIn(t *testing.T, in surroundings, arguments ...string) *server {
+	t.Helper()
+	s := start(t, in, "serve", arguments...)
+	s.waitReady()
+	return s
+}
+
+// waitReady waits until the control socket answers, and notes where the server
+// listens.
+func (s *server) waitReady() {
+	s.t.Helper()
+	eventually(s.t, "the server is ready", s.ready)
+	s.addr = s.status()["address"]
+}
+
+// start starts a server, and waits for nothing.
+func start(t *testing.T, in surroundings, verb string, arguments ...string) *server {
 	t.Helper()
 	dir := shortDir(t)
 	s := &server{t: t, in: in, sock: filepath.Join(dir, "sock"), run: filepath.Join(dir, "run"), exited: make(chan struct{})}
 	if err := os.Mkdir(s.run, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	command := append([]string{"serve", "--sock", s.sock}, in.where(dir)...)
+	command := append([]string{verb, "--sock", s.sock}, in.where(dir)...)
 	s.cmd = exec.Command(programs.flexnbd, append(command, arguments...)...)
 	s.cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+s.run)
 	s.cmd.Env = append(s.cmd.Env, in.environment...)
@@ -98,8 +119,6 @@ func serveIn(t *testing.T, in surroundings, arguments ...string) *server {
 		close(s.exited)
 	}()
 	t.Cleanup(s.cleanUp)
-	eventually(t, "the server is ready", s.ready)
-	s.addr = s.status()["address"]
 	return s
 }
 
@@ -152,7 +171,11 @@ func (s *server) noted(line string) map[string]string {
 	s.t.Helper()
 	values := pairs(s.t, line)
 	for _, key := range []string{"backend_pid", "transport_pid"} {
-		if pid := number(s.t, values[key]); !slices.Contains(s.plugins, pid) {
+		text, has := values[key]
+		if !has && key == "transport_pid" {
+			continue // it does not listen any more
+		}
+		if pid := number(s.t, text); !slices.Contains(s.plugins, pid) {
 			s.plugins = append(s.plugins, pid)
 		}
 	}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package main
+
+import (
+	"github.com/flexnbd/flexnbd/sdk/transport"
+)
+
+type listenCommand struct {
+	diskOptions
+	RebindAddr string `short:"L" long:"rebind-addr" value-name:"REBIND-ADDR" description:"The address to serve at once the disk has arrived (default: --addr)"`
+	RebindPort *port  `short:"P" long:"rebind-port" value-name:"REBIND-PORT" description:"The port to serve at once the disk has arrived (default: --port)"`
+	OrServe    bool   `long:"or-serve" description:"Serve the disk if it has arrived already; for service managers, which start the same command again and again"`
+	Overwrite  bool   `long:"overwrite" description:"Give up a copy that is known to be the right one, and wait for another"`
+	app        *app
+}
+
+// Usage implements flags.Usage.
+func (c *listenCommand) Usage() string {
+	return "--addr ADDR --port PORT --file FILE [options] [ACL entry]..."
+}
+
+// Execute implements flags.Commander. Arguments are access list entries.
+func (c *listenCommand) Execute(args []string) error {
+	if c.RebindPort != nil && *c.RebindPort == 0 {
+		return usagef("--rebind-port 0: the port has to be known before the disk arrives")
+	}
+	if c.OrServe && c.Overwrite {
+		return usagef("--or-serve serves what --overwrite gives up: use one of them")
+	}
+	s, err := c.serving(c.app, args)
+	if err != nil {
+		return err
+	}
+	s.listen = &listening{orServe: c.OrServe, overwrite: c.Overwrite}
+	if c.RebindAddr != "" || c.RebindPort != nil {
+		home := s.at
+		if c.RebindPort != nil {
+			home.Port = uint16(*c.RebindPort)
+		}
+		if c.RebindAddr != "" {
+			p := port(home.Port)
+			if home, err = address(c.RebindAddr, &p, s.carrier); err != nil {
+				return err
+			}
+		}
+		if home.Port == 0 && s.carrier.Name == "tcp" {
+			return usagef("--rebind-addr with --port 0: say --rebind-port too, since the port has to be known before the disk arrives")
+		}
+		if home != s.at {
+			s.listen.rebind = &home
+		}
+	}
+	return s.run()
+}
+
+// listening is what listen asks for beyond serve.
+type listening struct {
+	rebind             *transport.Address // nil: serve where the disk arrives
+	orServe, overwrite bool
+}

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/flexnbd/flexnbd/core/failpoint"
+	"github.com/flexnbd/flexnbd/core/mirror"
+	"github.com/flexnbd/flexnbd/core/owner"
+	"github.com/flexnbd/flexnbd/core/server"
+	"github.com/flexnbd/flexnbd/sdk/transport"
+)
+
+// startMigrations makes both halves of a migration and the server between them.
+func (s *serving) startMigrations(plan plan) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.destination = mirror.NewDestination(mirror.DestinationConfig{
+		Export:    s.export,
+		Records:   s.records,
+		Waiting:   plan == planListen,
+		Address:   s.home,
+		Handshake: s.options.handshake(),
+		Log:       s.log.ResetNamed("listen"),
+	})
+	if s.rebind() != nil {
+		// A disk that has arrived is served at its own address only, also when it
+		// had arrived before this process began: see watch.
+		s.destination.Serving(false)
+	}
+	// A disk that had arrived before a crash, and is to be served elsewhere, is not
+	// served here meanwhile.
+	s.moves = plan == planListen || s.rebind() != nil
+	s.destination.Serving(!s.moves)
+	s.server = server.New(server.Config{
+		Listener:       s.listener,
+		Export:         s.export,
+		ACL:            s.acl,
+		MaxClients:     s.options.MaxClients,
+		Migration:      s.destination,
+		Handshake:      s.options.handshake(),
+		RequestTimeout: s.options.requestTimeout(),
+		Abandon:        s.abandon,
+		Log:            s.log,
+	})
+	s.source = s.newSource(s.leave, s.server.Disconnect)
+}
+
+func (s *serving) newSource(leave func(context.Context) error, cut func()) *mirror.Source {
+	config := mirror.SourceConfig{
+		Export:       s.export,
+		Records:      s.records,
+		RecordsError: s.recordsErr,
+		Dial:         s.dialler.dial,
+		Leave:        leave,
+		Cut:          cut,
+		Log:          s.log.ResetNamed("mirror"),
+	}
+	if s.isFile() {
+		config.Unlink = s.unlink
+	}
+	return mirror.NewSource(config)
+}
+
+// endMigrations waits for whatever the two still do.
+func (s *serving) endMigrations() {
+	s.source.Close()
+	s.destination.Close()
+}
+
+// watch sees to what migrations do to the server. It returns when the server is to
+// stop: by a signal, because the disk has been given away (nil), or because nobody
+// may serve it any more (an error).
+func (s *serving) watch(stop, running context.Context) error {
+	arrived := s.destination.Owned()
+	if s.listen == nil {
+		arrived = nil // it was here from the beginning
+	}
+	ctx, cancel := context.WithCancel(stop)
+	defer cancel()
+	defer context.AfterFunc(running, cancel)()
+	for {
+		select {
+		case <-arrived:
+			arrived = nil
+			if err := s.settle(ctx); err != nil {
+				return err
+			}
+		case <-s.source.Departed():
+			s.log.Info("the disk has been given away")
+			return nil
+		case err := <-s.source.Fatal():
+			s.server.Disconnect()
+			return err
+		case err := <-s.destination.Fatal():
+			return err
+		case <-stop.Done():
+			return s.interrupt()
+		case <-running.Done():
+			return nil
+		}
+	}
+}
+
+// settle makes the server serve a disk that has arrived, where it is to be served.
+// A bind that fails is repeated until it succeeds: the server that had the disk
+// before may be there yet.
+func (s *serving) settle(ctx context.Context) error {
+	if err := failpoint.Hit("destination-before-rebind"); err != nil {
+		return err
+	}
+	if home := s.rebind(); home != nil {
+		told := time.Time{}
+		l, err := s.host.ListenWhenFree(ctx, s.transport, *home, func(err error) {
+			if time.Since(told) > time.Second {
+				told = time.Now()
+				s.log.Warn("the disk is here, but its address is not free yet", "address", home, "error", err)
+			}
+		})
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil // stopped, with the disk
+			}
+			return err
+		}
+		s.setListener(l)
+		if err := s.server.MoveTo(l); err != nil {
+			s.log.Warn("the listener before the move cannot be closed", "error", err)
+		}
+	}
+	if err := failpoint.Hit("destination-rebound"); err != nil {
+		return err
+	}
+	s.destination.Serving(true)
+	s.log.Info("serving a disk that has arrived", "file", s.options.File, "size", s.export.Size(), "address", s.currentListener().Address())
+	return nil
+}
+
+// rebind is where the disk is served once it is here, or nil for where it arrives.
+func (s *serving) rebind() *transport.Address {
+	if s.listen == nil {
+		return nil
+	}
+	return s.listen.rebind
+}
+
+// home is the address at which the disk is, or will be, served.
+func (s *serving) home() transport.Address {
+	if home := s.rebind(); home != nil {
+		return *home
+	}
+	return s.currentListener().Address()
+}
+
+// interrupt ends a migration because of a signal. Before the commit point clients
+// are let in again; after it they can only be sent away.
+func (s *serving) interrupt() error {
+	s.source.Close()
+	state := owner.State{}
+	if s.records != nil {
+		state = s.records.State()
+	}
+	if state.Verdict() != owner.VerdictDeparting {
+		return nil
+	}
+	s.server.Disconnect()
+	return unacknowledged(*state.Migrated)
+}
+
+// finishDeparture repeats COMMIT for a disk that was given away before a crash, with
+// nothing open but the control socket.
+func (s *serving) finishDeparture(stop context.Context) (plan, error) {
+	departure := *s.records.State().Migrated
+	source := s.newSource(func(context.Context) error { return nil }, func() {})
+	s.mu.Lock()
+	s.source = source
+	s.mu.Unlock()
+	defer source.Close()
+	if err := s.openControl(); err != nil {
+		return planNothing, err
+	}
+	s.log.Warn("the disk has been given away, and the new owner may not know it yet: it is asked until it answers", "id", departure.ID, "to", departure.To)
+	source.Resume(stop, departure)
+	select {
+	case <-source.Departed():
+	case err := <-source.Fatal():
+		return planNothing, err
+	case <-stop.Done():
+		return planNothing, unacknowledged(departure)
+	}
+	s.log.Info("the new owner has acknowledged that the disk is its own", "id", departure.ID)
+	if s.listen == nil {
+		return planNothing, nil
+	}
+	return planListen, nil
+}
+
+// unacknowledged is how a server ends that has given its disk away and has no answer
+// yet.
+func unacknowledged(d owner.Departure) error {
+	return fmt.Errorf("stopped before the new owner at %v has acknowledged that the disk is its own: start flexnbd again with the same command, so that it asks on", d.To)
+}
+
+// leave closes the listening socket, so that the disk's new server can have the
+// address.
+func (s *serving) leave(context.Context) error { return s.server.Leave() }
+
+// unlink removes the image, durably.
+func (s *serving) unlink(context.Context) error {
+	path, err := filepath.EvalSymlinks(s.options.File)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
