@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/flexnbd/flexnbd/core/failpoint"
+	"github.com/flexnbd/flexnbd/core/failpoint"
 	"github.com/flexnbd/flexnbd/core/mirror"
 	"github.com/flexnbd/flexnbd/core/owner"
 	"github.com/flexnbd/flexnbd/core/server"
@@ -133,6 +134,9 @@ func (s *serving) settle(ctx context.Context) error {
 		if err := s.server.MoveTo(l); err != nil {
 			s.log.Warn("the listener before the move cannot be closed", "error", err)
 		}
+	}
+	if err := failpoint.Hit("destination-rebound"); err != nil {
+		return err
 	}
 	if err := failpoint.Hit("destination-rebound"); err != nil {
 		return err

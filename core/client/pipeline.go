@@ -61,9 +61,15 @@ type PipelineOptions struct {
 	// ReplyTimeout is how long the server may say nothing while calls wait for
 	// it, before the connection is cut. 0 means 10 seconds.
 	ReplyTimeout time.Duration
+	// FlushTimeout is that while a FLUSH is among the calls: to make durable what
+	// has piled up in memory takes a slow disk long. 0 means 10 minutes.
+	FlushTimeout time.Duration
 }
 
-const defaultReplyTimeout = 10 * time.Second
+const (
+	defaultReplyTimeout = 10 * time.Second
+	defaultFlushTimeout = 10 * time.Minute
+)
 
 // Why a pipeline takes no more calls, where nothing has failed.
 var (
@@ -80,9 +86,10 @@ var (
 // How many requests and bytes are in flight is the caller's to bound. All methods
 // may be called by any goroutine.
 type Pipeline struct {
-	client  *Client
-	conn    net.Conn
-	timeout time.Duration
+	client *Client
+	conn   net.Conn
+
+	timeout, flushTimeout time.Duration
 
 	broken chan struct{} // closed when err is set
 	idle   chan struct{} // closed when nothing is in flight after Disconnect
@@ -93,6 +100,7 @@ type Pipeline struct {
 	queue    callList  // not yet sent
 	table    table     // sent, or being sent
 	pending  int       // queued, sending, sent or replied
+	flushes  int       // those of them that are FLUSH
 	deadline time.Time // of reading; zero: none
 	leaving  bool      // Disconnect has been called
 	quiet    bool      // idle is closed
@@ -106,15 +114,20 @@ type Pipeline struct {
 // that has silently gone is noticed within 10 seconds.
 func (c *Client) Pipeline(o PipelineOptions) *Pipeline {
 	p := &Pipeline{
-		client:  c,
-		conn:    c.conn,
-		timeout: o.ReplyTimeout,
-		broken:  make(chan struct{}),
-		idle:    make(chan struct{}),
-		ended:   make(chan struct{}),
+		client: c,
+		conn:   c.conn,
+		broken: make(chan struct{}),
+		idle:   make(chan struct{}),
+		ended:  make(chan struct{}),
+
+		timeout:      o.ReplyTimeout,
+		flushTimeout: o.FlushTimeout,
 	}
 	if p.timeout <= 0 {
 		p.timeout = defaultReplyTimeout
+	}
+	if p.flushTimeout <= 0 {
+		p.flushTimeout = defaultFlushTimeout
 	}
 	p.work.L = &p.mu
 	if c.broken != nil {
@@ -175,7 +188,11 @@ func (p *Pipeline) Send(calls ...*Call) {
 
 // enqueue takes a call in. mu is held.
 func (p *Pipeline) enqueue(c *Call) {
-	if p.pending == 0 {
+	flush := c.Request.Command == nbd.CmdFlush
+	if flush {
+		p.flushes++
+	}
+	if p.pending == 0 || flush {
 		p.expect()
 	}
 	c.state = callQueued

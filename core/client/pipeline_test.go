@@ -257,7 +257,7 @@ func TestSilentServerIsCutAfterTenSeconds(t *testing.T) {
 					<-stop
 				})).Pipeline(PipelineOptions{})
 				l := newLedger(t)
-				calls := []*Call{l.call(nbd.CmdWrite, 0, 4096), l.call(nbd.CmdFlush, 0, 0)}
+				calls := []*Call{l.call(nbd.CmdWrite, 0, 4096), l.call(nbd.CmdWriteZeroes, 0, 4096)}
 				begin := time.Now()
 				p.Send(calls...)
 				<-p.Broken()
@@ -299,6 +299,37 @@ func TestServerThatStopsReadingTCPIsCut(t *testing.T) {
 	p.Close()
 }
 
+func TestFlushMayTakeLonger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stop := make(chan struct{})
+		p := connect(t, play(t, func(s *script) {
+			_ = s.SetDeadline(time.Time{})
+			s.open(1<<20, pipelineFlags)
+			for _, req := range s.requests(2) {
+				time.Sleep(3 * time.Minute)
+				s.say(nbd.AppendSimpleReply(nil, 0, req.Cookie))
+			}
+			s.drain()
+			<-stop
+		})).Pipeline(PipelineOptions{})
+		defer p.Close()
+		defer close(stop)
+		l := newLedger(t)
+		write, flush := l.call(nbd.CmdWriteZeroes, 0, 4096), l.call(nbd.CmdFlush, 0, 0)
+		p.Send(write, flush)
+		l.ended.Wait()
+		if l.of(write) != nil || l.of(flush) != nil {
+			t.Errorf("got %v and %v", l.of(write), l.of(flush))
+		}
+		again, begin := l.call(nbd.CmdWriteZeroes, 0, 4096), time.Now()
+		p.Send(again)
+		l.ended.Wait()
+		if took := time.Since(begin); took != 10*time.Second || !errors.Is(l.of(again), os.ErrDeadlineExceeded) {
+			t.Errorf("without a flush: %v after %v", l.of(again), took)
+		}
+	})
+}
+
 func TestSlowButLivelyServerIsNotCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := connect(t, play(t, func(s *script) {
@@ -318,7 +349,7 @@ func TestSlowButLivelyServerIsNotCut(t *testing.T) {
 		l := newLedger(t)
 		send := func(n int) {
 			for range n {
-				c := l.call(nbd.CmdFlush, 0, 0)
+				c := l.call(nbd.CmdWriteZeroes, 0, 4096)
 				p.Send(c)
 			}
 			l.ended.Wait()

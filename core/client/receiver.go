@@ -82,8 +82,16 @@ func (p *Pipeline) reply(done *callList, b []byte) error {
 
 // expect gives the server time until it has to have said something. mu is held.
 func (p *Pipeline) expect() {
-	p.deadline = time.Now().Add(p.timeout)
+	p.deadline = time.Now().Add(p.patience())
 	_ = p.conn.SetReadDeadline(p.deadline)
+}
+
+// patience is how long the server may say nothing now. mu is held.
+func (p *Pipeline) patience() time.Duration {
+	if p.flushes > 0 {
+		return max(p.timeout, p.flushTimeout)
+	}
+	return p.timeout
 }
 
 // endOf returns what the end of reading means, with rest bytes of a reply there,
@@ -107,5 +115,5 @@ func (p *Pipeline) endOf(err error, rest int) error {
 	case time.Now().Before(p.deadline):
 		return nil // a new one was set just when it passed
 	}
-	return fmt.Errorf("the server said nothing for %v, with %d requests unanswered: %w", p.timeout, p.pending, err)
+	return fmt.Errorf("the server said nothing for %v, with %d requests unanswered: %w", p.patience(), p.pending, err)
 }

@@ -5,6 +5,8 @@ package client
 import (
 	"fmt"
 	"time"
+
+	"github.com/flexnbd/flexnbd/core/nbd"
 )
 
 // send is the goroutine that sends: batch after batch, until the pipeline breaks.
@@ -81,6 +83,9 @@ func (p *Pipeline) settle(done *callList, c *Call) {
 	c.state = callIdle
 	done.push(c)
 	p.pending--
+	if c.Request.Command == nbd.CmdFlush {
+		p.flushes--
+	}
 	p.checkIdle()
 }
 

@@ -590,7 +590,7 @@ func TestHelloThatWaits(t *testing.T) {
 	link := receive(t, h.links)
 	link.Cut()
 	receive(t, link.Ended())
-	c.wantResult(false)
+	c.wantResult(true)
 	if _, _, left := h.told(); len(left) > 0 {
 		t.Error("a sender left that was never let in")
 	}

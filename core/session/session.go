@@ -70,7 +70,7 @@ const handshakeBuffer = 1 << 10
 // stops, and closes conn. When ctx ends the connection is cut.
 //
 // The error is nil when the client left by the rules, the server stopped, or
-// [Link.Cut] ended a sender's connection; it is [export.ErrMovedAway] when the disk
+// [Link.Cut] was called; it is [export.ErrMovedAway] when the disk
 // has moved; otherwise it says what went wrong, for the log.
 func Serve(ctx context.Context, conn net.Conn, config Config) error {
 	if config.HandshakeTimeout == 0 {
@@ -95,6 +95,9 @@ func Serve(ctx context.Context, conn net.Conn, config Config) error {
 	agreed, err := negotiate(ctx, conn, in, config, l)
 	if err != nil {
 		l.end()
+		if l.fenced.Load() {
+			return nil // whoever cut it says why
+		}
 		return describe(ctx, "handshake", unlessGone(err))
 	}
 	if agreed != nil {
@@ -104,7 +107,7 @@ func Serve(ctx context.Context, conn net.Conn, config Config) error {
 	l.end()
 	linger(conn)
 	if l.fenced.Load() {
-		return nil // whoever cut it says why
+		return nil
 	}
 	return describe(ctx, "transmission", err)
 }
