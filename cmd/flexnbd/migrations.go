@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/flexnbd/flexnbd/core/failpoint"
-	"github.com/flexnbd/flexnbd/core/failpoint"
 	"github.com/flexnbd/flexnbd/core/mirror"
 	"github.com/flexnbd/flexnbd/core/owner"
 	"github.com/flexnbd/flexnbd/core/server"
@@ -35,10 +34,6 @@ func (s *serving) startMigrations(plan plan) {
 		// had arrived before this process began: see watch.
 		s.destination.Serving(false)
 	}
-	// A disk that had arrived before a crash, and is to be served elsewhere, is not
-	// served here meanwhile.
-	s.moves = plan == planListen || s.rebind() != nil
-	s.destination.Serving(!s.moves)
 	s.server = server.New(server.Config{
 		Listener:       s.listener,
 		Export:         s.export,
@@ -134,9 +129,6 @@ func (s *serving) settle(ctx context.Context) error {
 		if err := s.server.MoveTo(l); err != nil {
 			s.log.Warn("the listener before the move cannot be closed", "error", err)
 		}
-	}
-	if err := failpoint.Hit("destination-rebound"); err != nil {
-		return err
 	}
 	if err := failpoint.Hit("destination-rebound"); err != nil {
 		return err

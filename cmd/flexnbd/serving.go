@@ -51,7 +51,6 @@ type serving struct {
 	server      *server.Server // nil before
 	source      *mirror.Source
 	destination *mirror.Destination // nil before
-	moves       bool                // once the disk is its own, the server has yet to settle; set before it runs
 	controls    sync.WaitGroup
 	endControl  context.CancelFunc // nil before there is a control socket
 }
