@@ -79,7 +79,7 @@ func (s *Source) commit(ctx context.Context, to, from transport.Address, id owne
 		_ = c.Disconnect()
 		return errNotAsked
 	}
-	line := c.Pipeline(client.PipelineOptions{ReplyTimeout: s.patience.reply})
+	line := s.patience.pipeline(c)
 	defer func() { _ = line.Close() }()
 	done := make(chan error, 1)
 	line.Send(&client.Call{Request: nbd.Request{Command: nbd.CmdCommit}, Done: func(err error) { done <- err }})

@@ -5,10 +5,7 @@ package mirror
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
-
-	"github.com/flexnbd/flexnbd/core/nbd"
 )
 
 const (
@@ -113,11 +110,13 @@ func (t *transfer) rest(moved int64) error {
 	}
 }
 
-// fits says whether so much can be sent while clients wait.
+// fits says whether so much can be sent while clients wait. Under a cap the pace says
+// nothing of what the destination takes without, as it does then; a hold that was given
+// up does.
 func (t *transfer) fits(left int64) bool {
 	pace := t.pace
-	if pace == 0 {
-		pace = firstPace
+	if pace == 0 || t.limit.get() != 0 && t.misses == 0 {
+		pace = max(pace, firstPace)
 	}
 	goal := min(t.m.order.MaxPause/drainShare, drainGoal)
 	return float64(left) <= pace*goal.Seconds()
@@ -163,8 +162,8 @@ func (t *transfer) flush() error {
 	t.m.become(StateFlushing, t)
 	began := time.Now()
 	t.flushed = t.speed.bytes()
-	if err := t.remote.ask(t.ctx, nbd.Request{Command: nbd.CmdFlush}); err != nil {
-		return fmt.Errorf("flushing the destination: %w", err)
+	if err := t.remote.flush(t.ctx); err != nil {
+		return err
 	}
 	t.flushing = max(time.Since(began), 1)
 	return nil

@@ -76,6 +76,70 @@
 // and its goodbye (DISC) for COMMIT; a goodbye without ENTRUST counts only when every
 // byte of the disk arrived on that connection.
 //
+// # The source
+//
+//	s := mirror.NewSource(mirror.SourceConfig{
+//		Export: e, Records: records, Dial: dial, Log: log,
+//		Leave: closeListener, Cut: cutClients, Unlink: removeImage,
+//	})
+//	defer s.Close()
+//	err := s.Start(ctx, mirror.Order{To: there}) // nil: it goes on by itself
+//	select {
+//	case <-s.Departed(): // exit 0
+//	case err := <-s.Fatal(): // exit 1, the gate stays held
+//	}
+//
+// A migration is attempts, one after the other, until one gives the disk away:
+//
+//	                     an attempt ends alone, the gate is open
+//	waiting-to-retry <-------------------------------------------------+
+//	      |   ^                                                        |
+//	  1 s |   | failed                                                 |
+//	      v   |                                                        |
+//	   connecting --> copying --> converging --> flushing --> holding -+- preparing -+
+//	                                |    ^ ^        |            |                   |
+//	     passes stop shrinking      |    | +--------+            | deadline          |
+//	                                v    | too much              | missed            |
+//	                           write-through <-------------------+                   |
+//	                                                                                 |
+//	- - - - - - - - - - - - - - - the commit point - - - - - - - - - - - - - - - - - | -
+//	                                                       .MIGRATED is renamed      |
+//	departed <------- committing <------- departing <--------------------------------+
+//	         noted,   COMMIT, again       listening socket   |
+//	         unlinked and again           and gate closed    +--> uncertain: the
+//	                                                              gate stays held
+//
+// Above the line Break, Close, a lost connection and any error end the attempt, and
+// the gate opens whatever the destination does: the hold has a timer that asks nobody
+// (type held). Below it nothing opens the gate any more. Break between the two waits
+// for the rename and then knows.
+//
+// Two parties send ranges of the disk, and each has the range locked meanwhile
+// (transfer.ranges): the copy in the background (type copier, 16 MiB on their way),
+// and in the write-through phase each client's write (type through). What they send is
+// what they read from the disk under the lock, so the destination never gets an older
+// state of a range after a newer one. A change marks its granules dirty after it has
+// landed (type tracker); the background clears the marks, then reads. So at any time a
+// range on which the two sides differ is dirty, or locked by somebody who is going to
+// send it, or belongs to a client's request that is still inside the gate; once the
+// gate is drained, nothing is dirty and nothing is locked, they are the same.
+//
+// A write in the write-through phase waits for the destination for two seconds at
+// most, then it is marked like any other. An error of the destination ends the
+// attempt and never a client's request.
+//
+// # Goroutines and locks of the source
+//
+// mirroring.run is the migration's one goroutine; it runs the attempts one by one and
+// waits in transfer.end for all that an attempt has started: the connections', their
+// watchers', the readers', and those of writes that wait for their turn.
+//
+// Source.mu is taken before mirroring.mu. through.mu is taken before the locks inside
+// transfer.ranges, limit and the reader's memory budget; held.mu before the gate's.
+// All others are leaves. Nobody waits for the network, the disk or another goroutine
+// with one of them held, and no client is resumed; a range's lock is no such lock, and
+// is held while its copy is under way.
+//
 // # Locks of the destination
 //
 // Destination.mu guards everything that the destination knows, its attempts and

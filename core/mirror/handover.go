@@ -69,7 +69,7 @@ func (t *transfer) prepare(ctx context.Context) error {
 	case remoteOldstyle:
 		return t.entrust(ctx)
 	}
-	return t.flushUnconfirmed(ctx)
+	return t.remote.flush(ctx) // see unconfirmed.go
 }
 
 // depart is the commit point: it durably renames .MIGRATED.next to .MIGRATED. After an

@@ -11,7 +11,6 @@ import (
 
 	"github.com/flexnbd/flexnbd/core/export"
 	"github.com/flexnbd/flexnbd/core/failpoint"
-	"github.com/flexnbd/flexnbd/core/nbd"
 )
 
 // errMissed: the hold was given up before the destination was asked to prepare itself.
@@ -150,20 +149,18 @@ func (t *transfer) drain(ctx context.Context) error {
 // rehearsed ends a rehearsal. The destination is asked to flush, as it would have to
 // in order to prepare itself, so that the pause is one that can be believed.
 func (t *transfer) rehearsed(h *held) (*Outcome, error) {
-	if t.remote.canFlush() {
-		err := t.remote.ask(h.ctx, nbd.Request{Command: nbd.CmdFlush})
+	if err := t.remote.flush(h.ctx); err != nil {
 		var late errDeadline
-		switch {
-		case errors.As(err, &late):
-			return nil, fmt.Errorf("%w: the destination was not durable in time: %w", errMissed, err)
-		case err != nil:
-			return nil, fmt.Errorf("flushing the destination: %w", err)
+		if errors.As(err, &late) {
+			return nil, fmt.Errorf("%w: %w", errMissed, err)
 		}
+		return nil, err
 	}
 	pause := time.Since(h.began)
 	h.release(errStopped)
 	t.m.paused(pause)
-	ctx, cancel := context.WithTimeout(t.ctx, goodbyeLimit)
+	// Not t.ctx: it ends with the first connection that says goodbye.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), goodbyeLimit)
 	defer cancel()
 	_ = t.remote.leave(ctx) // whoever does not hear it sees the connection end
 	outcome := t.m.summary(Rehearsed, pause)

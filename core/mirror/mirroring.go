@@ -16,6 +16,9 @@ import (
 	"github.com/flexnbd/flexnbd/core/owner"
 )
 
+// repeatComplaint is how often the same failure of attempt after attempt is logged.
+const repeatComplaint = time.Minute
+
 // mirroring is one migration, from its order to its end: attempt after attempt until
 // one gives the disk away.
 type mirroring struct {
@@ -37,7 +40,9 @@ type mirroring struct {
 	departed     chan struct{} // closed at the commit point
 	departedOnce sync.Once
 
-	replaces owner.ID // what the hello of this attempt names; the goroutine's own
+	complaint  string // the last failure that was logged; the goroutine's own
+	complained time.Time
+	replaces   owner.ID // what the hello of this attempt names; the goroutine's own
 
 	passes     atomic.Int64
 	late       atomic.Int64 // see SourceStatus.LateWrites
@@ -130,8 +135,15 @@ func (m *mirroring) again() (*remote, owner.ID) {
 	}
 }
 
+// fails is told of every attempt that has failed. One like the one before is not
+// logged again for a while: there may be thousands.
 func (m *mirroring) fails(err error) {
 	m.note(err)
+	if text := err.Error(); text != m.complaint || time.Since(m.complained) > repeatComplaint {
+		m.complaint, m.complained = text, time.Now()
+	} else {
+		return
+	}
 	m.log.Warn("an attempt to migrate failed; clients go on here, and another attempt follows", "destination", m.order.To, "after", m.source.patience.retry, "error", err)
 }
 

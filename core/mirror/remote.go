@@ -20,17 +20,23 @@ import (
 // patience is how long a destination may take. One that hangs is told from one that is
 // slow by these numbers alone.
 type patience struct {
-	connect, reply time.Duration
-	retry          time.Duration // from the end of an attempt to the next
+	connect time.Duration
+	reply   time.Duration
+	flush   time.Duration // gigabytes in a destination's page cache take their time
+	retry   time.Duration // from the end of an attempt to the next
 }
 
-var defaultPatience = patience{connect: 5 * time.Second, reply: 10 * time.Second, retry: time.Second}
+var defaultPatience = patience{connect: 5 * time.Second, reply: 10 * time.Second, flush: 5 * time.Minute, retry: time.Second}
+
+// pipeline takes a connection over.
+func (p patience) pipeline(c *client.Client) *client.Pipeline {
+	return c.Pipeline(client.PipelineOptions{ReplyTimeout: p.reply, FlushTimeout: p.flush})
+}
 
 // maxConnections is how many connections a migration has to its destination, where
 // that allows several: the last of them carries what clients write in the
-// write-through phase, the others the copy. Over loopback on 2 cores a second one for
-// the copy gains what the destination's reader of one connection can't do alone; a
-// third gains nothing, but over a link with loss it does (see BenchmarkCopy).
+// write-through phase, and flushes, the others the copy. BenchmarkCopy compares: with
+// 2 cores and loopback a further one gains nothing.
 const maxConnections = 4
 
 // remoteKind is what the other end is.
@@ -50,7 +56,8 @@ type remote struct {
 	flags  nbd.TransmissionFlags
 	sizes  nbd.BlockSizes
 
-	// lines are the connections. The first one sends FLUSH, PREPARE, ENTRUST.
+	// lines are the connections. The first one sends PREPARE and ENTRUST, the last
+	// one FLUSH.
 	lines []*client.Pipeline
 }
 
@@ -108,8 +115,14 @@ func (s *Source) reach(ctx context.Context, order *Order, hello nbd.MigrationHel
 		_ = c.Close()
 		return nil, err
 	}
-	r.lines = append(r.lines, c.Pipeline(client.PipelineOptions{ReplyTimeout: s.patience.reply}))
+	r.lines = append(r.lines, s.patience.pipeline(c))
 	return r, nil
+}
+
+// allowsMore says whether the destination takes further connections. Where nothing
+// says that a flush on one covers the others, there is no point in them.
+func (r *remote) allowsMore() bool {
+	return r.kind == remoteFlexnbd || r.kind == remoteOther && r.flags.Has(nbd.FlagCanMultiConn)
 }
 
 // judge says what kind of server answered, or why it is none for this disk.
@@ -130,16 +143,16 @@ func judge(c *client.Client, order *Order, size int64) (*remote, error) {
 		return nil, &Reason{WordsRejected, fmt.Errorf("%v serves a disk that takes no writes", order.To)}
 	case answered && answer.Flags.Has(nbd.MigrationOwner):
 		return nil, &Reason{WordsRejected, fmt.Errorf("%v serves its own disk already; a destination is started with listen", order.To)}
-	case r.kind == remoteOther && !order.Unconfirmed:
-		return nil, &Reason{WordsRejected, fmt.Errorf("%v is an NBD server that does not know flexnbd's migrations, so that nobody would take the disk over there; if that is meant, say --unconfirmed", order.To)}
+	case r.kind == remoteOther:
+		return r, unconfirmed(order, c)
 	}
 	return r, nil
 }
 
 // join makes the further connections that the destination allows.
 func (s *Source) join(ctx context.Context, r *remote, order *Order, hello nbd.MigrationHello) error {
-	if r.kind == remoteOldstyle || r.kind == remoteOther && !r.flags.Has(nbd.FlagCanMultiConn) {
-		return nil // nothing says that a flush on one would cover the others
+	if !r.allowsMore() {
+		return nil
 	}
 	for len(r.lines) < s.connections {
 		c, err := s.connect(ctx, order.To, order.Bind, hello)
@@ -151,7 +164,7 @@ func (s *Source) join(ctx context.Context, r *remote, order *Order, hello nbd.Mi
 			_ = c.Close()
 			return fmt.Errorf("connection %d of one migration reached another server than the first", len(r.lines)+1)
 		}
-		r.lines = append(r.lines, c.Pipeline(client.PipelineOptions{ReplyTimeout: s.patience.reply}))
+		r.lines = append(r.lines, s.patience.pipeline(c))
 	}
 	return nil
 }
@@ -219,8 +232,24 @@ func remoteError(err error) error {
 
 // ask sends one request on the first connection and waits for its answer.
 func (r *remote) ask(ctx context.Context, request nbd.Request) error {
+	return ask(ctx, r.lines[0], request)
+}
+
+// flush makes durable what the destination has answered on any connection.
+func (r *remote) flush(ctx context.Context) error {
+	if !r.canFlush() {
+		return nil // it promises no more than its replies
+	}
+	err := ask(ctx, r.lines[len(r.lines)-1], nbd.Request{Command: nbd.CmdFlush})
+	if err != nil {
+		return fmt.Errorf("flushing the destination: %w", err)
+	}
+	return nil
+}
+
+func ask(ctx context.Context, line *client.Pipeline, request nbd.Request) error {
 	done := make(chan error, 1)
-	r.lines[0].Send(&client.Call{Request: request, Done: func(err error) { done <- err }})
+	line.Send(&client.Call{Request: request, Done: func(err error) { done <- err }})
 	select {
 	case err := <-done:
 		return err

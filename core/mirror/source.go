@@ -230,6 +230,9 @@ func (s *Source) Wait(ctx context.Context) (Outcome, error) {
 	case <-m.done:
 		return m.result, m.err
 	case <-ctx.Done():
+		if m.isOver() { // whoever stops the server at the migration's end is told how that was
+			return m.result, m.err
+		}
 		return Outcome{}, ctx.Err()
 	}
 }
@@ -244,11 +247,11 @@ func (s *Source) Departed() <-chan struct{} { return s.departed }
 // status 1.
 func (s *Source) Fatal() <-chan error { return s.fatal }
 
-// Resume finishes a migration whose record was found at the start: the gate is closed,
-// COMMIT is repeated until it is acknowledged, and Departed is closed in the end. ctx
-// ends it before, and so does Close.
+// Resume finishes a migration whose record was found at the start: COMMIT is repeated
+// until it is acknowledged, and Departed is closed in the end. ctx ends it before, and
+// so does Close. Nobody may be able to reach the disk: there is no gate that Resume
+// could close, since listen goes on with it.
 func (s *Source) Resume(ctx context.Context, d owner.Departure) {
-	s.config.Export.Gate().Close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {

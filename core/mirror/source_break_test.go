@@ -53,7 +53,7 @@ func TestStartSaysWhyNot(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := newOrigin(t, size)
-			o.source.patience = patience{connect: time.Second, reply: 200 * time.Millisecond, retry: time.Second}
+			o.source.patience = patience{connect: time.Second, reply: 200 * time.Millisecond, flush: time.Second, retry: time.Second}
 			order := Order{To: test.to(t)}
 			if test.change != nil {
 				test.change(&order)
@@ -111,7 +111,7 @@ func TestBreakInEveryState(t *testing.T) {
 			d.meddler.hello = func() error { <-release; return nil }
 		}},
 		{state: StateCopying, change: slow},
-		{state: StateConverging, change: func(o *Order) { o.MaxSpeed = 8 * mib; o.NoWriteThrough = true }, before: func(o *origin, _ *target, _ <-chan struct{}) {
+		{state: StateConverging, change: func(o *Order) { o.MaxSpeed = 2 * mib; o.NoWriteThrough = true }, before: func(o *origin, _ *target, _ <-chan struct{}) {
 			o.loadUntilTheEnd()
 		}},
 		{state: StateWriteThrough, change: func(o *Order) { o.MaxSpeed = 4 * mib }, before: func(o *origin, _ *target, _ <-chan struct{}) {

@@ -16,10 +16,10 @@ import (
 // Clients write three times as fast as the cap lets through. Their writes are slowed
 // down until the copy has caught up.
 func TestWriteThroughMakesItConverge(t *testing.T) {
-	const size, limit = 4 * mib, 8 * mib
+	const size, limit = 2 * mib, 4 * mib
 	o, d := newOrigin(t, size), newTarget(t, size, listens)
 	o.fill(0, size, 1)
-	l := o.load(6, 0, size, 32<<10, 4*time.Millisecond)
+	l := o.load(6, 0, size, 32<<10, 2*time.Millisecond)
 	defer func() { l.end(t, 2200*time.Millisecond) }()
 	o.start(Order{To: d.address, MaxSpeed: limit})
 	o.state(StateWriteThrough)
@@ -34,12 +34,12 @@ func TestWriteThroughMakesItConverge(t *testing.T) {
 }
 
 func TestWithoutWriteThroughItDoesNotConverge(t *testing.T) {
-	const size = 8 * mib
+	const size = 2 * mib
 	o, d := newOrigin(t, size), newTarget(t, size, listens)
 	o.fill(0, size, 1)
 	l := o.load(6, 0, size, 32<<10, time.Millisecond)
 	defer func() { l.end(t, time.Second) }()
-	o.start(Order{To: d.address, MaxSpeed: 16 * mib, NoWriteThrough: true})
+	o.start(Order{To: d.address, MaxSpeed: 4 * mib, NoWriteThrough: true})
 	eventually(t, "the source to see that it does not converge", func() bool { return o.source.Status().NotConverging })
 	if s := o.source.Status(); s.State == StateWriteThrough || !s.Running {
 		t.Fatalf("status is %+v", s)
@@ -65,11 +65,11 @@ func TestOverlappingWritesEndInTheSameOrder(t *testing.T) {
 // Both connections of an attempt end up in a destination that says nothing any more,
 // while clients' writes wait for it.
 func TestHungDestinationDoesNotHoldUpWrites(t *testing.T) {
-	const size = 4 * mib
+	const size = 2 * mib
 	o, d := newOrigin(t, size), newTarget(t, size, listens)
 	o.fill(0, size, 1)
 	l := o.load(4, 0, size, 32<<10, 2*time.Millisecond)
-	o.start(Order{To: d.address, MaxSpeed: 8 * mib})
+	o.start(Order{To: d.address, MaxSpeed: 4 * mib})
 	o.state(StateWriteThrough)
 	o.links.freeze()
 	eventually(t, "a write that took too long", func() bool { return o.source.Status().LateWrites > 0 })
@@ -96,6 +96,25 @@ func TestHungDestinationEndsTheAttempt(t *testing.T) {
 		t.Errorf("it took %d attempts", outcome.Attempts)
 	}
 	l.end(t, 2200*time.Millisecond)
+	d.equals(o)
+}
+
+// A flush takes longer than any other answer may.
+func TestLongFlushOfTheDestinationIsWaitedFor(t *testing.T) {
+	o, d := pair(t, listens)
+	o.source.patience.reply = 200 * time.Millisecond
+	var flushes atomic.Int64
+	slow := func() error {
+		if flushes.Add(1) == 1 {
+			time.Sleep(500 * time.Millisecond)
+		}
+		return nil
+	}
+	d.disk.flush.Store(&slow)
+	o.start(Order{To: d.address})
+	if outcome := o.migrated(); outcome.Attempts != 1 || flushes.Load() < 3 {
+		t.Errorf("%d attempts, %d flushes", outcome.Attempts, flushes.Load())
+	}
 	d.equals(o)
 }
 

@@ -202,7 +202,14 @@ func (o *origin) waitDeparted() Outcome {
 func TestNextStartGoesOnWithCommit(t *testing.T) {
 	o, d := pair(t, listens)
 	home := newTarget(t, o.export.Size(), foreign) // only its socket
-	home.served.Store(&meddler{Migration: d.destination})
+	var moved atomic.Bool
+	home.served.Store(&meddler{Migration: d.destination, commit: func(link session.Link, real func() error) error {
+		if !moved.Load() {
+			link.Cut()
+			return errMeddled
+		}
+		return real()
+	}})
 	d.destination.config.Address = func() transport.Address { return home.address }
 	d.meddler.commit = func(link session.Link, _ func() error) error { link.Cut(); return errMeddled }
 	o.start(Order{To: d.address})
@@ -224,6 +231,7 @@ func TestNextStartGoesOnWithCommit(t *testing.T) {
 	}
 
 	d.vanish()
+	moved.Store(true)
 	o.open(o.records)
 	o.source.Resume(t.Context(), *departure)
 	o.migratedSteps()

@@ -197,6 +197,11 @@ func (o *origin) migrated() Outcome {
 // state waits for the migration to be in a state.
 func (o *origin) state(want SourceState) {
 	o.t.Helper()
+	defer func() {
+		if o.t.Failed() {
+			o.t.Logf("it is %+v", o.source.Status())
+		}
+	}()
 	eventually(o.t, string(want), func() bool { return o.source.Status().State == want })
 }
 
@@ -557,12 +562,6 @@ type meddler struct {
 	prepare func(link session.Link, real func() error) error
 	commit  func(link session.Link, real func() error) error
 	begin   func(off, length int64) error
-}
-
-func (m *meddler) set(f func()) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	f()
 }
 
 func (m *meddler) Hello(ctx context.Context, hello nbd.MigrationHello, link session.Link) (session.Sender, nbd.MigrationAnswer, error) {

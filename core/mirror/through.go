@@ -300,14 +300,14 @@ func (h *through) watch(ctx context.Context) {
 			return
 		case now := <-tick.C:
 			// By the next look it would be too late.
-			h.t.m.late.Add(int64(h.expire(now.Add(2*throughTick - throughLimit))))
+			h.expire(now.Add(2*throughTick - throughLimit))
 		}
 	}
 }
 
 // expire marks and resumes those that began before a time, all of them for the zero
-// time, and returns how many.
-func (h *through) expire(before time.Time) int {
+// time, which are not late then.
+func (h *through) expire(before time.Time) {
 	var resume []func()
 	h.mu.Lock()
 	for i := range h.slots {
@@ -320,8 +320,10 @@ func (h *through) expire(before time.Time) int {
 		s.resume = nil
 	}
 	h.mu.Unlock()
+	if !before.IsZero() {
+		h.t.m.late.Add(int64(len(resume)))
+	}
 	for _, r := range resume {
 		r()
 	}
-	return len(resume)
 }
