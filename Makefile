@@ -63,9 +63,10 @@ man-check: ## the manual page is well formed (needs mandoc)
 fuzz: ## run each fuzz target (in PKG) for FUZZTIME (60s), keep some of what it found
 	GO='$(GO)' FUZZKEEP='$(FUZZKEEP)' tools/fuzz.sh '$(FUZZTIME)' $(PKG)
 
-bench: build ## flexnbd's own figures, side by side with other NBD servers (half an hour, root for loop devices), Go benchmarks
+bench: build ## flexnbd's own figures, side by side with other NBD servers (root for loop devices), migrations (an hour in all), Go benchmarks
 	$(GO) run ./bench
 	$(GO) run ./bench compare
+	$(GO) run ./bench migrate
 	$(GO) test -run '^$$' -bench . -benchmem $(PKG)
 
 bench-compare: bin/tools/benchstat ## Go benchmarks (in PKG, COUNT times) of this tree and of REF, in turns

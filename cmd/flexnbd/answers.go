@@ -204,12 +204,10 @@ func (s *serving) promote(_ context.Context, args []string) control.Answer {
 	if err != nil {
 		return no(err.Error())
 	}
-	switch {
-	case destination == nil:
+	if destination == nil {
 		return no("not prepared")
-	default:
-		err = destination.Promote(id)
 	}
+	err = destination.Promote(id)
 	switch {
 	case err == nil:
 		return control.Answer{Text: "promoted"}

@@ -92,7 +92,7 @@ func (s *serving) watch(stop, running context.Context) error {
 			s.log.Info("the disk has been given away")
 			return nil
 		case err := <-s.source.Fatal():
-			s.server.Disconnect()
+			s.sendAway()
 			return err
 		case err := <-s.destination.Fatal():
 			return err
@@ -165,8 +165,15 @@ func (s *serving) interrupt() error {
 	if state.Verdict() != owner.VerdictDeparting {
 		return nil
 	}
-	s.server.Disconnect()
+	s.sendAway()
 	return unacknowledged(*state.Migrated)
+}
+
+// sendAway ends every client's connection without a reply, what waits at the gate
+// included: an error would be an answer, where clients have to repeat their request.
+func (s *serving) sendAway() {
+	s.export.Gate().Close()
+	s.server.Disconnect()
 }
 
 // finishDeparture repeats COMMIT for a disk that was given away before a crash, with

@@ -18,7 +18,13 @@
 // memory, each on every lane that it has, over TCP and over a Unix socket;
 // onEachBackend, for what takes longer, for each storage on each lane once, and with
 // each transport more than once. onEachLane is for what only a file can show. serve
-// is for tests that need one server of a certain kind.
+// is for tests that need one server of a certain kind, listen is the same for one that
+// waits for a disk.
+//
+// Tests of migrations are in files called migrate_*. Package test/journal puts load on
+// the disk and judges afterwards what the servers have answered; newPeer is a destination
+// that the test plays itself. What a migration must not have reached before the test has
+// looked at it is kept away by a low --max-speed, which hurry takes off.
 //
 // Each of them starts a server with a control socket, returns when it is ready,
 // and at the end of the test stops it and checks that it ended well: exit status

@@ -38,8 +38,8 @@ func newFaulty(t *testing.T, copied string, arguments ...string) *faulty {
 		Servers: at(f.source, f.destination), Seed: 3, BytesPerSecond: 8 << 20, Connections: 2,
 	})
 	f.load.more(20)
-	f.source.mirror(f.destination.addr, "--max-speed", "8M")
-	f.source.copies(1 << 20)
+	f.source.mirror(f.destination.addr, "--max-speed", "500K")
+	f.source.copies(256 << 10)
 	return f
 }
 
@@ -54,7 +54,7 @@ func (f *faulty) again() {
 func (f *faulty) succeeds() {
 	f.t.Helper()
 	f.load.unnoticed()
-	must(f.t, programs.flexnbd, "mirror-speed", "--sock", f.source.sock, "--max-speed", "0")
+	f.source.hurry()
 	f.source.departs()
 	f.destination.arrives()
 	f.load.answeredBy(f.destination, 20)
@@ -76,7 +76,7 @@ func TestMigrateOverADestinationThatDies(t *testing.T) {
 		f.load.more(20)
 		wantRecords(t, f.copied, "INCOMPLETE")
 		f.again()
-		f.source.copies(1 << 20)
+		f.source.copies(256 << 10)
 	}
 	f.succeeds()
 }
@@ -125,8 +125,9 @@ func TestMigrateToAFullFileSystem(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := newFaulty(t, copied)
-	must(t, programs.flexnbd, "mirror-speed", "--sock", f.source.sock, "--max-speed", "0")
+	f.source.hurry()
 	f.source.fails("no space left on device")
+	must(t, programs.flexnbd, "mirror-speed", "--sock", f.source.sock, "--max-speed", "500K")
 	f.load.more(20)
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
@@ -157,4 +158,35 @@ func TestMigrateToADiskThatCannotFlush(t *testing.T) {
 	}
 	destination.signal(syscall.SIGTERM)
 	destination.wait() // its last flush fails as well
+}
+
+// A destination whose disk fails is tried again until it does not.
+func TestMigrateToADiskThatFails(t *testing.T) {
+	t.Parallel()
+	disk := journal.NewDisk(faultySize)
+	data := filledFile(t, disk, faultySize)
+	source := serve(t, "--file", data)
+	broken := filepath.Join(t.TempDir(), "broken")
+	destination := listen(t, "--state-dir", t.TempDir(), "--disk-id", "failing",
+		"--file", itoa(faultySize), "--backend", programs.traced+",broken="+broken)
+	load := startLoad(t, disk, journal.Options{Servers: at(source, destination), Seed: 12, BytesPerSecond: 8 << 20})
+	source.mirror(destination.addr, "--max-speed", "500K")
+	source.copies(256 << 10)
+	if err := os.WriteFile(broken, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	source.fails("nput/output error")
+	load.more(20)
+	load.unnoticed()
+	if err := os.Remove(broken); err != nil {
+		t.Fatal(err)
+	}
+	source.hurry()
+	source.departs()
+	destination.arrives()
+	load.answeredBy(destination, 20)
+	load.stop()
+	copied := filepath.Join(t.TempDir(), "copied")
+	must(t, "nbdcopy", destination.uri(), copied)
+	checkFile(t, disk, copied)
 }

@@ -79,26 +79,30 @@ var (
 	blockdev    = setting{blockdevBackend, laneFile, "tcp"}
 )
 
+// everyPair has each storage as a source and as a destination of each, and each lane
+// at both ends.
+var everyPair = []struct{ from, to setting }{
+	{fileOnFile, fileOnFile}, {fileRPC, fileRPC}, {fileOnFile, blockdev}, {fileOnFile, memoryOnRPC},
+	{blockdev, fileRPC}, {blockdev, blockdev}, {blockdevRPC, blockdevRPC}, {blockdevRPC, memoryOnRPC},
+	{memoryOnRPC, fileOnFile}, {memoryOnRPC, blockdev}, {memoryOnRPC, memoryOnRPC},
+}
+
 // From every kind of storage to every other, while clients use the disk: afterwards
 // the destination has exactly what was acknowledged, and takes no more space.
 func TestMigrateLive(t *testing.T) {
 	t.Parallel()
 	needs(t, "nbdcopy")
-	for _, pair := range []struct{ from, to setting }{
-		{fileOnFile, fileOnFile}, {fileRPC, fileRPC}, {fileOnFile, blockdev}, {fileOnFile, memoryOnRPC},
-		{blockdev, fileRPC}, {blockdev, blockdev}, {blockdevRPC, blockdevRPC}, {blockdevRPC, memoryOnRPC},
-		{memoryOnRPC, fileOnFile}, {memoryOnRPC, blockdev}, {memoryOnRPC, memoryOnRPC},
-	} {
+	for _, pair := range everyPair {
 		t.Run(pair.from.name+"-"+pair.from.lane+"/"+pair.to.name+"-"+pair.to.lane, func(t *testing.T) {
 			t.Parallel()
-			migrateLive(t, pair.from, pair.to, 1)
+			migrateLive(t, pair.from, pair.to, 64<<20, 1)
 		})
 	}
 }
 
-// migrateLive migrates a disk of 64 MiB under load.
-func migrateLive(t *testing.T, from, to setting, seed uint64) {
-	const size = 64 << 20
+// migrateLive migrates a disk under load.
+func migrateLive(t *testing.T, from, to setting, size int64, seed uint64) {
+	t.Helper()
 	disk := journal.NewDisk(size)
 	old, young := newMovable(t, from, size), newMovable(t, to, size)
 	old.fill(t, disk)
@@ -106,16 +110,18 @@ func migrateLive(t *testing.T, from, to setting, seed uint64) {
 	source.wantLane(from.lane)
 	destination.wantLane(to.lane)
 	load := startLoad(t, disk, journal.Options{Servers: at(source, destination), Seed: seed})
-	load.more(500)
-	readers := startFio(t, source, "--rw=randread", "--bs=4k", "--iodepth=8", "--size=64M", "--time_based", "--runtime=1h")
+	load.more(200)
+	readers := startFio(t, source, "--rw=randread", "--bs=4k", "--iodepth=8", "--size="+strconv.FormatInt(size, 10), "--time_based", "--runtime=1h")
 
-	source.mirror(destination.addr, "--max-speed", "60M")
-	source.reaches("migration_state", "copying", "converging", "write-through")
+	source.mirror(destination.addr, "--max-speed", "200K")
+	source.reaches("migration_state", "copying")
+	load.more(100)
 	load.unnoticed()
 	readers.stillRuns()
+	source.hurry()
 	source.departs()
 	destination.arrives()
-	load.answeredBy(destination, 500)
+	load.answeredBy(destination, 100)
 	load.stop()
 	<-readers.ended // with an error: fio does not connect again
 	for _, b := range load.Breaks() {
@@ -146,13 +152,13 @@ func TestMigrateKeepsSparse(t *testing.T) {
 			source, destination := serve(t, old.arguments...), listen(t, young.arguments...)
 			load := startLoad(t, disk, journal.Options{Servers: at(source, destination), Seed: 2})
 			load.more(100)
-			source.mirror(destination.addr, "--max-speed", "16M")
-			source.copies(4 << 20)
+			source.mirror(destination.addr, "--max-speed", "1M")
+			source.copies(1 << 20)
 			load.more(100)
 			if err := load.Pause(within(t, patience)); err != nil {
 				t.Fatal(err)
 			}
-			must(t, programs.flexnbd, "mirror-speed", "--sock", source.sock, "--max-speed", "0")
+			source.hurry()
 			source.departs()
 			destination.arrives()
 			load.stop()

@@ -14,6 +14,9 @@ import (
 	"github.com/flexnbd/flexnbd/test/journal"
 )
 
+// loadPatience is for what many requests, or their check, take on a busy machine.
+const loadPatience = 2 * time.Minute
+
 // runningLoad is a load that ends with its test.
 type runningLoad struct {
 	*journal.Load
@@ -48,7 +51,7 @@ func at(servers ...*server) []journal.Server {
 // more waits until n more requests have been answered.
 func (l *runningLoad) more(n uint64) {
 	l.t.Helper()
-	if err := l.AwaitMore(within(l.t, patience), n); err != nil {
+	if err := l.AwaitMore(within(l.t, loadPatience), n); err != nil {
 		l.t.Fatal(err)
 	}
 }
@@ -56,7 +59,7 @@ func (l *runningLoad) more(n uint64) {
 // answeredBy waits until a server has answered n requests.
 func (l *runningLoad) answeredBy(s *server, n uint64) {
 	l.t.Helper()
-	if err := l.AwaitAnsweredBy(within(l.t, patience), s.addr, n); err != nil {
+	if err := l.AwaitAnsweredBy(within(l.t, loadPatience), s.addr, n); err != nil {
 		l.t.Fatalf("%v\n%s", err, s.log.String())
 	}
 }
@@ -64,7 +67,7 @@ func (l *runningLoad) answeredBy(s *server, n uint64) {
 // stop ends the load, in which no request may have failed.
 func (l *runningLoad) stop() {
 	l.t.Helper()
-	if err := l.Stop(within(l.t, patience)); err != nil {
+	if err := l.Stop(within(l.t, loadPatience)); err != nil {
 		l.t.Error(err)
 	}
 }
@@ -97,7 +100,7 @@ func filledFile(t *testing.T, disk *journal.Disk, length int64) string {
 // checkDisk judges the whole history, of which an image is the end.
 func checkDisk(t *testing.T, disk *journal.Disk, image io.ReaderAt) journal.Report {
 	t.Helper()
-	report, err := disk.Check(within(t, time.Minute), image)
+	report, err := disk.Check(within(t, loadPatience), image)
 	if err != nil {
 		t.Error(err)
 	}

@@ -123,6 +123,13 @@ func (s *server) fails(words string) {
 	}
 }
 
+// hurry takes the cap off a migration that a test has made slow, so that it does not
+// end before the test has looked at it.
+func (s *server) hurry() {
+	s.t.Helper()
+	must(s.t, programs.flexnbd, "mirror-speed", "--sock", s.sock, "--max-speed", "0")
+}
+
 // attempts is how often the migration was tried.
 func (s *server) attempts() int {
 	s.t.Helper()

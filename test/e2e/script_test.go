@@ -129,7 +129,7 @@ func scriptServe(ts *testscript.TestScript, neg bool, args []string) {
 	log, err := os.Create(ts.MkAbs(name + ".log"))
 	ts.Check(err)
 	defer func() { _ = log.Close() }()
-	arguments := []string{"serve", "--sock", sock}
+	arguments := []string{"serve", "--sock", sock, "--state-dir", ts.MkAbs("state")}
 	if len(args) == 1 || args[1] != "--addr" && args[1] != "--transport" {
 		arguments = append(arguments, "--addr", "127.0.0.1", "--port", "0")
 	}

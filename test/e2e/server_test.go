@@ -97,7 +97,8 @@ func start(t *testing.T, in surroundings, verb string, arguments ...string) *ser
 	if err := os.Mkdir(s.run, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	command := append([]string{verb, "--sock", s.sock}, in.where(dir)...)
+	// Else records would be left on the machine.
+	command := append([]string{verb, "--sock", s.sock, "--state-dir", filepath.Join(dir, "state")}, in.where(dir)...)
 	s.cmd = exec.Command(programs.flexnbd, append(command, arguments...)...)
 	s.cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+s.run)
 	s.cmd.Env = append(s.cmd.Env, in.environment...)

@@ -9,6 +9,7 @@
 //	            has opened this FIFO for writing and closed it again
 //	fail=flush  every flush fails; with fail=first-flush the first one, and no
 //	            other
+//	broken=PATH as long as this file is there, writes and zeroings fail
 //	revoke=FIFO lend the disk's memory, which is a file's then (a memfd) and
 //	            outlives the process; take it back when a line comes through this
 //	            FIFO. The trace gets a line "revoke" before and "revoked" after
@@ -56,6 +57,8 @@ func open(_ context.Context, disk sdk.Disk) (store.Store, error) {
 			t.failures.Store(math.MaxInt64)
 		case option == "fail" && value == "first-flush":
 			t.failures.Store(1)
+		case option == "broken":
+			t.broken = value
 		case option == "revoke":
 			revoke = value
 		case option == "after" && value == "move":
@@ -75,6 +78,7 @@ type traced struct {
 	store.Store
 	trace    *os.File     // may be nil
 	hold     string       // may be empty
+	broken   string       // may be empty
 	failures atomic.Int64 // of flushes that are still to come
 }
 
@@ -87,7 +91,28 @@ func (t *traced) say(format string, args ...any) error {
 	return err
 }
 
+// breaks fails if the disk is broken just now.
+func (t *traced) breaks() error {
+	if t.broken == "" {
+		return nil
+	}
+	if _, err := os.Lstat(t.broken); err != nil {
+		return nil
+	}
+	return fmt.Errorf("this disk was made to fail: %w", syscall.EIO)
+}
+
+func (t *traced) PunchHole(ctx context.Context, off, length int64, flags store.Flags) error {
+	if err := t.breaks(); err != nil {
+		return err
+	}
+	return t.Store.PunchHole(ctx, off, length, flags)
+}
+
 func (t *traced) WriteAt(ctx context.Context, p []byte, off int64, flags store.Flags) error {
+	if err := t.breaks(); err != nil {
+		return err
+	}
 	if err := t.say("write %d %d", off, len(p)); err != nil {
 		return err
 	}
