@@ -91,6 +91,9 @@ func (g *Gate) LeaveN(n int) {
 	}
 }
 
+// Busy says whether anybody is inside at this moment.
+func (g *Gate) Busy() bool { return g.word.Load() >= gateOne }
+
 // Hold makes new entries wait from now on.
 func (g *Gate) Hold() {
 	g.mu.Lock()

@@ -52,6 +52,26 @@ func TestGateHoldsBackUntilItOpens(t *testing.T) {
 	})
 }
 
+func TestGateIsBusyWhileSomebodyIsInside(t *testing.T) {
+	var g Gate
+	for range 2 {
+		if g.Busy() {
+			t.Error("busy without anybody inside")
+		}
+		if err := g.Enter(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if !g.Busy() {
+			t.Error("not busy with somebody inside")
+		}
+		g.Leave()
+	}
+	g.Hold()
+	if g.Busy() {
+		t.Error("busy since it is held")
+	}
+}
+
 func TestClosedGateStaysClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g Gate

@@ -52,6 +52,7 @@ func (t *transfer) converge() (*Outcome, error) {
 		left = t.bitmap.Bytes()
 		if left > before/4*3 && left > 0 {
 			stalls++
+			t.copier.pacer.setFree(true) // there is somebody to catch up with
 		}
 		if stalls >= stallsAllowed {
 			t.writeThrough(left > before/4*3)

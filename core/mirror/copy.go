@@ -4,6 +4,7 @@ package mirror
 
 import (
 	"context"
+	"time"
 
 	"github.com/flexnbd/flexnbd/core/dirty"
 	"github.com/flexnbd/flexnbd/sdk/store"
@@ -46,10 +47,11 @@ type copier struct {
 	t       *transfer
 	readers []wire.Queue
 	free    chan *piece // those not in use
+	pacer   *pacer
 }
 
 func newCopier(t *transfer) *copier {
-	c := &copier{t: t, free: make(chan *piece, numPieces)}
+	c := &copier{t: t, free: make(chan *piece, numPieces), pacer: newPacer()}
 	for range numReaders {
 		c.readers = append(c.readers, t.export.NewReader(c.landed))
 	}
@@ -158,11 +160,17 @@ func (c *copier) granuleEnd(off int64) int64 {
 	return off &^ (dirty.Granule - 1)
 }
 
-// data copies the granules from off to end by reading them.
+// data copies the granules from off to end by reading them. Under the hold nothing is
+// capped, and nobody is there to be polite to.
 func (c *copier) data(ctx context.Context, off, end int64, capped bool) error {
-	for ; off < end; off += pieceSize {
-		length := min(pieceSize, end-off)
+	for length := int64(0); off < end; off += length {
+		length = min(pieceSize, end-off)
 		if capped {
+			size, err := c.pacer.wait(ctx, c.t.export.Gate().Busy())
+			if err != nil {
+				return err
+			}
+			length = min(length, size)
 			if err := c.t.limit.wait(ctx, length); err != nil {
 				return err
 			}
@@ -237,6 +245,8 @@ func (c *copier) take(ctx context.Context, off, length int64) (*piece, error) {
 		return nil, context.Cause(ctx)
 	}
 	p.claim, p.off, p.length = claim, off, length
+	p.began = time.Now()
+	c.pacer.begin()
 	c.t.bitmap.Clear(off, length)
 	return p, nil
 }

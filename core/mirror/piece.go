@@ -21,6 +21,8 @@ type piece struct {
 	line   *client.Pipeline
 
 	off, length int64
+	began       time.Time
+	took        time.Duration // until the last reply; 0: there was none
 	claim       *rangelock.Claim
 	request     wire.Request
 
@@ -121,7 +123,9 @@ func (p *piece) reply(err error) {
 		return
 	}
 	if err == nil {
-		t.sent(time.Now(), p.bytes)
+		now := time.Now()
+		p.took = now.Sub(p.began)
+		t.sent(now, p.bytes)
 	}
 	p.finish()
 }
@@ -145,5 +149,7 @@ func (p *piece) abandon() {
 func (p *piece) giveBack() {
 	p.copier.t.ranges.Unlock(p.claim)
 	p.claim = nil
+	p.copier.pacer.end(p.length, p.took)
+	p.took = 0
 	p.copier.free <- p
 }
