@@ -9,6 +9,8 @@
 //	go run ./bench compare          # side by side with other NBD servers
 //	go run ./bench compare -rounds 5 -scenario r4k -medium tmpfs
 //	go run ./bench compare -help
+//	go run ./bench migrate          # what migrations cost
+//	go run ./bench migrate -help
 package main
 
 import (
@@ -19,6 +21,7 @@ import (
 	"strings"
 
 	"github.com/flexnbd/flexnbd/bench/compare"
+	"github.com/flexnbd/flexnbd/bench/migrate"
 )
 
 // figure is something to measure.
@@ -57,6 +60,9 @@ func main() {
 
 func run(wanted []string) error {
 	const binary = "bin/flexnbd"
+	if len(wanted) > 0 && wanted[0] == "migrate" {
+		return migrate.Main(binary, wanted[1:], os.Stdout)
+	}
 	if _, err := os.Stat(binary); err != nil {
 		return fmt.Errorf("%w; run 'make build' in the top folder, and bench from there", err)
 	}
@@ -65,7 +71,7 @@ func run(wanted []string) error {
 	}
 	for _, name := range wanted {
 		if !slices.ContainsFunc(figures, func(f figure) bool { return f.name == name }) {
-			return fmt.Errorf("there is no figure %q; there are %s, and compare", name, strings.Join(names(), ", "))
+			return fmt.Errorf("there is no figure %q; there are %s, compare and migrate", name, strings.Join(names(), ", "))
 		}
 	}
 	fmt.Printf("%-60s %14s  %s\n", "what", "measured", "aim")

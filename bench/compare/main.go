@@ -13,6 +13,8 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+
+	"github.com/flexnbd/flexnbd/bench/machine"
 )
 
 // Main carries out "bench compare" with its arguments: it measures, prints what it
@@ -76,7 +78,7 @@ func newBench(binary string, o Options, out io.Writer) (*bench, error) {
 	// See package load.
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), mostConnections(b.scenarios)+2))
 	b.results.Options = o
-	b.results.Machine = thisMachine()
+	b.results.Machine = machine.This()
 	var names []string
 	for _, s := range b.servers {
 		version, err := versionOf(s)

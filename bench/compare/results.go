@@ -6,14 +6,15 @@ import (
 	"time"
 
 	"github.com/flexnbd/flexnbd/bench/load"
+	"github.com/flexnbd/flexnbd/bench/machine"
 )
 
 // Results are all that a run has found out, as results.json has it.
 type Results struct {
-	Machine Machine       `json:"machine"`
-	Options Options       `json:"options"`
-	Servers []ServerFacts `json:"servers"`
-	Tables  []Table       `json:"tables"`
+	Machine machine.Machine `json:"machine"`
+	Options Options         `json:"options"`
+	Servers []ServerFacts   `json:"servers"`
+	Tables  []Table         `json:"tables"`
 }
 
 // ServerFacts describe one of the servers.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package compare
+// Package machine says where and when something was measured, for the reports.
+package machine
 
 import (
 	"os"
@@ -23,8 +24,8 @@ type Machine struct {
 	Go     string    `json:"go"`
 }
 
-// thisMachine looks around. What it does not find stays empty.
-func thisMachine() Machine {
+// This looks around. What it does not find stays empty.
+func This() Machine {
 	m := Machine{Date: time.Now().UTC().Truncate(time.Second), CPUs: runtime.NumCPU(), Go: runtime.Version()}
 	var name unix.Utsname
 	if unix.Uname(&name) == nil {
