@@ -34,13 +34,14 @@ build: ## bin/flexnbd and the separate plugin binaries (the default)
 
 vet:
 	$(GO) vet ./...
-	$(GO) vet -tags debug ./...
+	$(GO) vet -tags debug,failpoints ./...
 
 test: build vet ## all tests, with the race detector where there is a C compiler
 ifeq ($(RACE),)
 	@echo 'make test: no C compiler ($(shell $(GO) env CC)) found: running WITHOUT the race detector' >&2
 endif
 	$(if $(RACE),CGO_ENABLED=1) $(GO) test $(RACE) -timeout 5m ./...
+	$(GO) test -tags failpoints ./core/failpoint
 
 demo: build ## serve an image, write and read it, show status and processes
 	./test/demo.sh
