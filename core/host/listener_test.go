@@ -360,7 +360,9 @@ func TestListeningWaitsUntilTheAddressIsFree(t *testing.T) {
 		_, err := h.ListenWhenFree(ctx, program, address, tell)
 		given <- err
 	}()
-	<-refused
+	if err := <-refused; err == nil {
+		t.Fatal("refused for no reason")
+	}
 	cancel()
 	if err := <-given; err == nil {
 		t.Fatal("listened at an address that was taken")

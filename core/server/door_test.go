@@ -107,7 +107,7 @@ func TestMoveToTakesTheServerToAnotherListener(t *testing.T) {
 		if err := r.MoveTo(l); err != nil {
 			t.Fatal(err)
 		}
-		r.journal.wantClosed(t, 1)
+		r.wantClosed(t, 1)
 		second.wantClosed(t, i)
 		r.connectAt(l).enter().alive()
 		first.alive()
@@ -146,7 +146,7 @@ func TestLeaveClosesTheListenerAndServesOn(t *testing.T) {
 	if err := r.Leave(); err != nil {
 		t.Fatal(err)
 	}
-	r.journal.wantClosed(t, 1)
+	r.wantClosed(t, 1)
 	for range 3 {
 		if err := r.Leave(); err != nil {
 			t.Fatal(err)
@@ -162,7 +162,7 @@ func TestLeaveClosesTheListenerAndServesOn(t *testing.T) {
 	if err := r.result(); err != nil {
 		t.Error(err)
 	}
-	r.journal.wantClosed(t, 1)
+	r.wantClosed(t, 1)
 }
 
 // TestWhoeverLeavesFindsTheDoorShut has a listener that takes its time to close,
@@ -230,7 +230,7 @@ func TestMoveToAfterLeaveClosesTheNewListener(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.wantClosed(t, 1)
-	r.journal.wantClosed(t, 1)
+	r.wantClosed(t, 1)
 }
 
 func TestListenerThatFailsAfterAMoveEndsRun(t *testing.T) {
@@ -316,7 +316,7 @@ func TestDoorUnderEverybody(t *testing.T) {
 		if err := r.result(); err != nil {
 			t.Error(err)
 		}
-		r.journal.wantClosed(t, 1)
+		r.wantClosed(t, 1)
 		for _, l := range listeners {
 			l.wantClosed(t, 1)
 		}
@@ -329,7 +329,7 @@ func TestDisconnectEndsEveryConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var e *export.Export
 		r := start(t, nil)
-		e = r.Server.config.Export
+		e = r.config.Export
 		idle, greeting, stalled := r.connect("10.0.0.1:1").enter(), r.connect("10.0.0.1:2"), r.connect("10.0.0.1:3").enter()
 		greeting.take(nbd.GreetingSize)
 		stalled.send(nbd.CmdWrite, 4096)
@@ -368,7 +368,7 @@ func TestStopAfterDisconnectWaitsForNoDeafClient(t *testing.T) {
 		c.writeOneByte()
 		c.send(nbd.CmdRead, 4096)
 		synctest.Wait()
-		r.Server.config.Export.Gate().Close()
+		r.config.Export.Gate().Close()
 		r.Disconnect()
 		synctest.Wait()
 		began := time.Now()

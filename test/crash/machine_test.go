@@ -85,6 +85,7 @@ func (m *machine) launch(verb string, f faults, arguments ...string) *process {
 	p.cmd.Dir = m.dir // by which its plugins are found
 	p.cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+filepath.Join(m.dir, "run"),
 		"GOFAIL_FAILPOINTS="+f.String(), "FLEXNBD_FAILPOINT_LOG="+m.reached)
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // when the tests time out nobody cleans up
 	p.cmd.Stdout, p.cmd.Stderr = &m.log, &m.log
 	p.cmd.WaitDelay = time.Second
 	_, _ = fmt.Fprintf(&m.log, "--- %s %s: %s %v\n", time.Now().Format("15:04:05.000"), m.name, f, p.cmd.Args[1:])
