@@ -515,7 +515,7 @@ func TestSenderLeaves(t *testing.T) {
 			h.wantLeft(link, test.disc)
 			_ = c.Close()
 			_ = c.result() // which of several reasons comes first is open
-			link.Cut() // of a connection that has gone
+			link.Cut()     // of a connection that has gone
 		})
 	}
 }
