@@ -16,13 +16,15 @@ import (
 // status answers status. The first two are the manual's, and their order is.
 func (s *serving) status(context.Context, []string) control.Answer {
 	server, source, destination := s.parts()
-	var migration mirror.SourceStatus
+	migration := mirror.SourceStatus{HasControl: true}
 	if source != nil {
 		migration = source.Status()
 	}
+	verdict := s.verdict(migration)
+	mine := destination != nil && destination.HasControl() && verdict == owner.VerdictOwner
 	var p control.Pairs
 	p.Add("is_mirroring", migration.Running)
-	p.Add("has_control", destination != nil && destination.HasControl() && !s.gone())
+	p.Add("has_control", mine)
 	p.Add("pid", os.Getpid())
 	p.Add("size", s.export.Size())
 	if server != nil {
@@ -30,7 +32,7 @@ func (s *serving) status(context.Context, []string) control.Answer {
 	} else {
 		p.Add("num_clients", 0)
 	}
-	p.Add("clients_allowed", destination != nil && destination.Guest() == "" && !s.gone())
+	p.Add("clients_allowed", mine && destination.Guest() == "")
 	listener := s.currentListener()
 	if listener != nil {
 		p.Add("address", listener.Address())
@@ -48,7 +50,7 @@ func (s *serving) status(context.Context, []string) control.Answer {
 	}
 	if s.records != nil {
 		p.Add("records", s.records.Place())
-		p.Add("owner_state", s.records.State().Verdict())
+		p.Add("owner_state", verdict)
 	}
 	addMigration(&p, migration)
 	if destination != nil && !destination.HasControl() {
@@ -57,13 +59,17 @@ func (s *serving) status(context.Context, []string) control.Answer {
 	return control.Answer{Text: p.String()}
 }
 
-// gone says whether the disk has been given away.
-func (s *serving) gone() bool {
-	if s.records == nil {
-		return false
+// verdict is what the records say. Once the disk has been given away for good, there
+// may be none left.
+func (s *serving) verdict(m mirror.SourceStatus) owner.Verdict {
+	verdict := owner.VerdictOwner
+	if s.records != nil {
+		verdict = s.records.State().Verdict()
 	}
-	verdict := s.records.State().Verdict()
-	return verdict == owner.VerdictDeparting || verdict == owner.VerdictDeparted
+	if verdict == owner.VerdictOwner && !m.HasControl {
+		return owner.VerdictDeparted
+	}
+	return verdict
 }
 
 // addMigration says how a migration from here goes, or what became of the last one.
@@ -75,9 +81,11 @@ func addMigration(p *control.Pairs, m mirror.SourceStatus) {
 		p.Add("migration_bytes_left", m.BytesLeft)
 		p.Add("migration_bytes_sent", m.BytesSent)
 		p.Add("migration_speed_limit", m.SpeedLimit)
-		p.Add("migration_pass", m.Pass)
 		p.Add("migration_state", m.State)
-		p.Add("migration_attempt", m.Attempt)
+		if m.Attempt > 0 { // not where only COMMIT is repeated
+			p.Add("migration_pass", m.Pass)
+			p.Add("migration_attempt", m.Attempt)
+		}
 		p.Add("migration_converging", !m.NotConverging)
 		p.Add("migration_to", m.To)
 	}

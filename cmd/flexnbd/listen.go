@@ -3,6 +3,8 @@
 package main
 
 import (
+	"net/netip"
+
 	"github.com/flexnbd/flexnbd/sdk/transport"
 )
 
@@ -47,11 +49,40 @@ func (c *listenCommand) Execute(args []string) error {
 		if home.Port == 0 && s.carrier.Name == "tcp" {
 			return usagef("--rebind-addr with --port 0: say --rebind-port too, since the port has to be known before the disk arrives")
 		}
-		if home != s.at {
+		switch overlap(home, s.at, s.carrier.Name) {
+		case overlapPart:
+			return usagef("the disk cannot be served at %v while it is waited for at %v, since one contains the other: use another port for one of them", home, s.at)
+		case overlapNone:
 			s.listen.rebind = &home
 		}
 	}
 	return s.run()
+}
+
+// overlaps says how two addresses stand to each other.
+type overlaps int
+
+const (
+	overlapNone overlaps = iota
+	overlapAll           // they are the same
+	overlapPart          // one is every address of the machine, the other one of them
+)
+
+func overlap(a, b transport.Address, carrier string) overlaps {
+	if a == b {
+		return overlapAll
+	}
+	x, errX := netip.ParseAddr(a.Addr)
+	y, errY := netip.ParseAddr(b.Addr)
+	switch {
+	case carrier != "tcp" || errX != nil || errY != nil || a.Port != b.Port:
+		return overlapNone
+	case x.Unmap() == y.Unmap():
+		return overlapAll
+	case x.IsUnspecified() || y.IsUnspecified():
+		return overlapPart
+	}
+	return overlapNone
 }
 
 // listening is what listen asks for beyond serve.

@@ -4,10 +4,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/flexnbd/flexnbd/core/failpoint"
@@ -66,26 +66,32 @@ func (s *serving) newSource(leave func(context.Context) error, cut func()) *mirr
 
 // endMigrations waits for whatever the two still do.
 func (s *serving) endMigrations() {
-	s.source.Close()
 	s.destination.Close()
+	if !s.hangs {
+		s.source.Close()
+	}
 }
 
 // watch sees to what migrations do to the server. It returns when the server is to
 // stop: by a signal, because the disk has been given away (nil), or because nobody
 // may serve it any more (an error).
-func (s *serving) watch(stop, running context.Context) error {
+func (s *serving) watch(stop, force, running context.Context) error {
 	arrived := s.destination.Owned()
 	if s.listen == nil {
 		arrived = nil // it was here from the beginning
 	}
-	ctx, cancel := context.WithCancel(stop)
+	settling, cancel := context.WithCancel(running)
+	var settler sync.WaitGroup
+	defer settler.Wait()
 	defer cancel()
-	defer context.AfterFunc(running, cancel)()
+	settled := make(chan error, 1)
 	for {
 		select {
 		case <-arrived:
 			arrived = nil
-			if err := s.settle(ctx); err != nil {
+			settler.Go(func() { settled <- s.settle(settling) })
+		case err := <-settled:
+			if err != nil {
 				return err
 			}
 		case <-s.source.Departed():
@@ -97,7 +103,7 @@ func (s *serving) watch(stop, running context.Context) error {
 		case err := <-s.destination.Fatal():
 			return err
 		case <-stop.Done():
-			return s.interrupt()
+			return s.interrupt(force)
 		case <-running.Done():
 			return nil
 		}
@@ -121,7 +127,7 @@ func (s *serving) settle(ctx context.Context) error {
 		})
 		if err != nil {
 			if ctx.Err() != nil {
-				return nil // stopped, with the disk
+				return nil // stopped, or given away again
 			}
 			return err
 		}
@@ -156,8 +162,8 @@ func (s *serving) home() transport.Address {
 
 // interrupt ends a migration because of a signal. Before the commit point clients
 // are let in again; after it they can only be sent away.
-func (s *serving) interrupt() error {
-	s.source.Close()
+func (s *serving) interrupt(force context.Context) error {
+	s.closeSource(force)
 	state := owner.State{}
 	if s.records != nil {
 		state = s.records.State()
@@ -168,6 +174,35 @@ func (s *serving) interrupt() error {
 	s.sendAway()
 	return unacknowledged(*state.Migrated)
 }
+
+// closeSource ends the migration that is under way. It waits for its reads of the
+// disk: if the backend hangs, for as long as clients would get, or until force ends.
+func (s *serving) closeSource(force context.Context) {
+	closed := make(chan struct{})
+	go func() { // ends with the process where the kernel hangs
+		s.source.Close()
+		close(closed)
+	}()
+	limit := time.NewTimer(server.DefaultStopTimeout)
+	defer limit.Stop()
+	select {
+	case <-closed:
+		return
+	case <-limit.C:
+	case <-force.Done():
+	}
+	s.log.Warn("the migration waits for the backend, which is ended")
+	s.abandon()
+	limit.Reset(abandonTime)
+	select {
+	case <-closed:
+	case <-limit.C:
+		s.hangs = true
+	}
+}
+
+// abandonTime is how long the calls of a backend that was killed may take to fail.
+const abandonTime = 5 * time.Second
 
 // sendAway ends every client's connection without a reply, what waits at the gate
 // included: an error would be an answer, where clients have to repeat their request.
@@ -180,6 +215,10 @@ func (s *serving) sendAway() {
 // nothing open but the control socket.
 func (s *serving) finishDeparture(stop context.Context) (plan, error) {
 	departure := *s.records.State().Migrated
+	if s.listen != nil {
+		// The next disk is to be written to the image that --unlink would remove.
+		departure.Unlink = false
+	}
 	source := s.newSource(func(context.Context) error { return nil }, func() {})
 	s.mu.Lock()
 	s.source = source
@@ -211,8 +250,17 @@ func unacknowledged(d owner.Departure) error {
 }
 
 // leave closes the listening socket, so that the disk's new server can have the
-// address.
-func (s *serving) leave(context.Context) error { return s.server.Leave() }
+// address. A transport that hangs goes on with that when ctx has ended.
+func (s *serving) leave(ctx context.Context) error {
+	left := make(chan error, 1)
+	s.leaving.Go(func() { left <- s.server.Leave() })
+	select {
+	case err := <-left:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 // unlink removes the image, durably.
 func (s *serving) unlink(context.Context) error {
@@ -220,12 +268,16 @@ func (s *serving) unlink(context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Remove(path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
+	dir, err := os.Open(filepath.Dir(path)) // first, since afterwards it is too late to fail
 	if err != nil {
 		return err
 	}
-	return errors.Join(dir.Sync(), dir.Close())
+	defer dir.Close()
+	if err := os.Remove(path); err != nil {
+		return err
+	}
+	if err := dir.Sync(); err != nil {
+		return fmt.Errorf("%s is removed, but perhaps not durably: %w", path, err)
+	}
+	return nil
 }

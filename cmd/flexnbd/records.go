@@ -51,7 +51,11 @@ func (s *serving) openRecords() (plan, error) {
 		return s.plan(place, found)
 	}
 	s.records, err = owner.Open(owner.Disk, place)
-	if err != nil {
+	switch {
+	case errors.Is(err, owner.ErrLocked):
+		// It may have no other lock.
+		return planNothing, fmt.Errorf("%w; if that is another disk, which its backend calls the same, tell them apart with --disk-id", err)
+	case err != nil:
 		s.recordsErr = err
 		return s.planWithoutRecords(found, err)
 	}
@@ -137,11 +141,18 @@ func (s *serving) orDeparted(err error) error {
 	if _, statErr := os.Stat(s.options.File); !errors.Is(statErr, fs.ErrNotExist) || s.backend.Name != "file" {
 		return err
 	}
-	dir, dirErr := filepath.EvalSymlinks(filepath.Dir(s.options.File))
+	file := s.options.File
+	if target, linkErr := os.Readlink(file); linkErr == nil { // to what was removed
+		if !filepath.IsAbs(target) {
+			target = filepath.Join(filepath.Dir(file), target)
+		}
+		file = target
+	}
+	dir, dirErr := filepath.EvalSymlinks(filepath.Dir(file))
 	if dirErr != nil {
 		return err
 	}
-	place := owner.Place{Dir: dir, Name: filepath.Base(s.options.File)}
+	place := owner.Place{Dir: dir, Name: filepath.Base(file)}
 	found, inspectErr := owner.Inspect(owner.Disk, place)
 	if inspectErr != nil || found.Migrated == nil {
 		return err

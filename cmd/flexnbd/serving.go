@@ -52,6 +52,8 @@ type serving struct {
 	source      *mirror.Source
 	destination *mirror.Destination // nil before
 	controls    sync.WaitGroup
+	leaving     sync.WaitGroup     // closes the listening socket
+	hangs       bool               // the migration waits for the kernel, which nothing ends; set before run ends
 	endControl  context.CancelFunc // nil before there is a control socket
 }
 
@@ -123,6 +125,7 @@ func (s *serving) close() error {
 			err = fmt.Errorf("stop listening on %s: %w", l.Address(), err)
 		}
 	}
+	s.leaving.Wait()
 	err = errors.Join(err, s.dialler.close())
 	if s.export != nil {
 		err = errors.Join(err, s.export.Close(context.Background()))
@@ -133,9 +136,18 @@ func (s *serving) close() error {
 	return err
 }
 
-// start listens, then opens the control socket, which tells whoever waits for it
-// that the server is ready. A disk that is yet to come is recorded before.
+// start is begin that leaves the records as they were if nobody could connect.
 func (s *serving) start(ctx context.Context, plan plan) error {
+	err := s.begin(ctx, plan)
+	if err != nil && plan == planListen && s.records != nil {
+		err = errors.Join(err, s.records.Retract())
+	}
+	return err
+}
+
+// begin listens, then opens the control socket, which tells whoever waits for it
+// that the server is ready. A disk that is yet to come is recorded before.
+func (s *serving) begin(ctx context.Context, plan plan) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if plan == planListen {
@@ -165,7 +177,7 @@ func (s *serving) serve(stop, force context.Context) error {
 	var fate error
 	watcher.Go(func() {
 		defer end()
-		fate = s.watch(stop, running)
+		fate = s.watch(stop, force, running)
 	})
 	err := s.server.Run(running, force)
 	end()

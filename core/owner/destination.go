@@ -25,7 +25,33 @@ func (r *Records) Expect() error {
 		return r.refuse("wait for a migration", "the disk was given away and the new owner has not acknowledged it; "+
 			"repeat COMMIT first")
 	}
-	return r.end(r.expect())
+	fresh := r.state.Incomplete == nil && r.state.Migrated == nil
+	err := r.end(r.expect())
+	r.fresh = fresh && err == nil
+	return err
+}
+
+// Retract takes back an Expect that was this Records' own and has changed nothing
+// but to make .INCOMPLETE, for a server that could not start to listen: nobody can
+// have sent anything yet, so the copy is worth what it was before. Otherwise it does
+// nothing.
+func (r *Records) Retract() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.fresh {
+		return nil
+	}
+	if err := r.begin(); err != nil {
+		return err
+	}
+	if i := r.state.Incomplete; i != nil && i.Prepared.IsZero() {
+		if err := r.remove(r.place.Incomplete()); err != nil {
+			return r.end(err)
+		}
+		r.state.Incomplete = nil
+	}
+	r.fresh = false
+	return nil
 }
 
 func (r *Records) expect() error {

@@ -132,7 +132,8 @@ func (s State) incompleteAdvice() string {
 			"(power it off, cut its network), then, with flexnbd listen running here, flexnbd promote %v makes this copy "+
 			"the right one. If the source lives and serves the disk, promote makes two owners, and writes are lost.", id)
 	}
-	return text + "If no migration is to come any more, this copy is worth nothing: serve the right one, and remove this image and its records."
+	return text + "If no migration is to come any more, this copy is worth nothing, unless no sender has ever connected since it was the right one: " +
+		"then its .INCOMPLETE can be removed. Otherwise serve the right copy, and remove this image and its records."
 }
 
 const ignoreAdvice = "The last way out: flexnbd serve --ignore-migrated serves this copy although it was given away. " +

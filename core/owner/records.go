@@ -27,6 +27,7 @@ type Records struct {
 	state    State     // while unsure: the more careful of what may be
 	unsure   bool      // an operation failed: read and write anew before the next
 	lost     error     // wraps ErrUncertain, for good
+	fresh    bool      // Expect has made .INCOMPLETE and nothing else since
 	intended bool      // state.Next was written by Intend, and Depart may follow
 	made     bool      // the state directory is there, durably
 	lock     io.Closer // of a state directory; nil: not held yet

@@ -57,6 +57,10 @@ func departure(id owner.ID) owner.Departure { return owner.Departure{ID: id, To:
 var scenes = []scene{
 	{name: "expect, first", place: beside,
 		op: (*owner.Records).Expect, before: "", after: "incomplete"},
+	{name: "retract", place: beside, ready: (*owner.Records).Expect,
+		op: (*owner.Records).Retract, before: "incomplete", after: ""},
+	{name: "retract over a right copy", place: beside, records: files{".RECEIVED": receivedText}, ready: (*owner.Records).Expect,
+		op: (*owner.Records).Retract, before: "incomplete received:22", after: "received:22"},
 	{name: "expect, first, state directory", place: inState,
 		op: (*owner.Records).Expect, before: "", after: "incomplete"},
 	{name: "expect, over the right copy", place: beside, records: files{".RECEIVED": receivedText},
