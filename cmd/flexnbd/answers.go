@@ -25,9 +25,9 @@ func (s *serving) verbs() map[string]control.Verb {
 		"explain":        s.explain,
 		"acl":            s.replaceACL,
 		"mirror":         s.mirror,
-		"mirror_wait":    s.awaitMirror,
+		"mirror_wait":    control.UntilHangup(s.awaitMirror),
 		"mirror_max_bps": s.limitMirror,
-		"break":          s.breakMirror,
+		"break":          control.UntilHangup(s.breakMirror),
 		"promote":        s.promote,
 	}
 }
@@ -87,9 +87,9 @@ func (s *serving) order(args []string) (order mirror.Order, bad string) {
 	port, err := strconv.ParseUint(args[1], 10, 16)
 	switch {
 	case !s.isAddress(args[0]):
-		return order, "bad IP address"
+		return order, fmt.Sprintf("bad IP address: %q is none; names are not looked up", args[0])
 	case err != nil || port == 0 && s.carrier.Name == "tcp":
-		return order, "bad IP port number"
+		return order, fmt.Sprintf("bad IP port number: %q is none from 1 to 65535", args[1])
 	}
 	order.To = transport.Address{Addr: args[0], Port: uint16(port)}
 	for i, arg := range args[2:] {
@@ -110,7 +110,7 @@ func (s *serving) addParameter(order *mirror.Order, i int, arg string) (bad stri
 	case 1:
 		if arg != "-" {
 			if !s.isAddress(arg) {
-				return "bad bind address"
+				return fmt.Sprintf("bad bind address: %q is no IP address", arg)
 			}
 			order.Bind = transport.Address{Addr: arg}
 		}
@@ -142,8 +142,15 @@ func (s *serving) isAddress(a string) bool {
 	return err == nil || s.carrier.Name != "tcp"
 }
 
-// awaitMirror answers mirror_wait once the migration that is running has ended.
-func (s *serving) awaitMirror(ctx context.Context, _ []string) control.Answer {
+// awaitMirror answers mirror_wait once the migration that is running has ended. With
+// parameters, which are those of mirror, it starts one first: of a small disk, the
+// server may have ended before a second request could ask how it went.
+func (s *serving) awaitMirror(ctx context.Context, args []string) control.Answer {
+	if len(args) > 0 {
+		if answer := s.mirror(ctx, args); answer.Code != 0 {
+			return answer
+		}
+	}
 	_, source, _ := s.parts()
 	outcome, err := source.Wait(ctx)
 	switch {
@@ -219,16 +226,39 @@ func (s *serving) promote(_ context.Context, args []string) control.Answer {
 	return no(err.Error())
 }
 
-// explain answers explain: what the disk's records say, and what to do, as the value
-// of one pair, so that its paragraphs survive.
+// explain answers explain: what the server does, what the disk's records say, and what
+// to do, as the value of one pair, so that its paragraphs survive.
 func (s *serving) explain(context.Context, []string) control.Answer {
-	text := "This server keeps no records of its disk, so it cannot be migrated: "
+	text := s.doing() + "\n\n"
 	if s.records == nil {
-		text += s.recordsErr.Error()
+		text += "This server keeps no records of its disk, so it cannot be migrated: " + s.recordsErr.Error()
 	} else {
-		text = s.records.State().Explain(s.records.Place())
+		text += s.records.State().Explain(s.records.Place())
 	}
 	var p control.Pairs
 	p.Add("explanation", text)
 	return control.Answer{Text: p.String()}
+}
+
+// doing is what the server does, in a sentence. What the records say is about the files
+// alone.
+func (s *serving) doing() string {
+	_, source, destination := s.parts()
+	migration := mirror.SourceStatus{HasControl: true}
+	if source != nil {
+		migration = source.Status()
+	}
+	switch {
+	case !migration.HasControl:
+		return "This server has given its disk away and serves nobody."
+	case migration.Running:
+		return fmt.Sprintf("This server serves the disk, and migrates it to %v (%v).", migration.To, migration.State)
+	case destination == nil:
+		return "This server serves nobody."
+	case !destination.HasControl():
+		return "This server runs, and waits for a disk (flexnbd listen)."
+	case destination.Guest() != "":
+		return fmt.Sprintf("This server has the disk, and waits for the address %v to serve it there.", s.home())
+	}
+	return "This server runs, and serves the disk."
 }

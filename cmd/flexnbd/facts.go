@@ -56,6 +56,9 @@ func (s *serving) status(context.Context, []string) control.Answer {
 	if destination != nil && !destination.HasControl() {
 		addArrival(&p, destination.Status())
 	}
+	if mine && destination.Guest() != "" {
+		p.Add("waits_for_address", s.home())
+	}
 	return control.Answer{Text: p.String()}
 }
 
@@ -75,11 +78,13 @@ func (s *serving) verdict(m mirror.SourceStatus) owner.Verdict {
 // addMigration says how a migration from here goes, or what became of the last one.
 func addMigration(p *control.Pairs, m mirror.SourceStatus) {
 	if m.Running {
-		p.Add("migration_speed", m.Speed)
+		if sends(m.State) {
+			p.Add("migration_speed", m.Speed)
+			p.Add("migration_seconds_left", m.SecondsLeft)
+			p.Add("migration_bytes_left", m.BytesLeft)
+			p.Add("migration_bytes_sent", m.BytesSent)
+		}
 		p.Add("migration_duration", int64(m.Duration/time.Second))
-		p.Add("migration_seconds_left", m.SecondsLeft)
-		p.Add("migration_bytes_left", m.BytesLeft)
-		p.Add("migration_bytes_sent", m.BytesSent)
 		p.Add("migration_speed_limit", m.SpeedLimit)
 		p.Add("migration_state", m.State)
 		if m.Attempt > 0 { // not where only COMMIT is repeated
@@ -95,6 +100,16 @@ func addMigration(p *control.Pairs, m mirror.SourceStatus) {
 	if m.PauseLast > 0 {
 		p.Add("migration_pause_ms", m.PauseLast.Milliseconds())
 	}
+}
+
+// sends says whether there are figures of a copy: before and after there is nothing
+// that they could be about.
+func sends(state mirror.SourceState) bool {
+	switch state {
+	case mirror.StateCopying, mirror.StateConverging, mirror.StateWriteThrough, mirror.StateFlushing, mirror.StateHolding, mirror.StatePreparing:
+		return true
+	}
+	return false
 }
 
 // addArrival says how a migration to here goes.

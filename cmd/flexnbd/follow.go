@@ -14,12 +14,14 @@ import (
 	"golang.org/x/term"
 
 	"github.com/flexnbd/flexnbd/core/control"
+	"github.com/flexnbd/flexnbd/core/mirror"
 )
 
-// follow waits until the migration of the server at sock has ended, shows how it
-// goes, and exits with what became of it. Whoever interrupts it does not stop the
-// migration.
-func (a *app) follow(ctx context.Context, sock string) error {
+// follow orders a migration from the server at sock, waits until it has ended, shows
+// how it goes, and exits with what became of it. Order and wait are one request, so
+// that a server which ends at once can't escape its answer. Whoever interrupts follow
+// does not stop a migration that has started.
+func (a *app) follow(ctx context.Context, sock string, order []string) error {
 	// Without a deadline a call would end after two minutes.
 	waiting, cancel := context.WithTimeout(ctx, longestMigration)
 	defer cancel()
@@ -29,11 +31,12 @@ func (a *app) follow(ctx context.Context, sock string) error {
 	}
 	ended := make(chan outcome, 1)
 	go func() {
-		answer, err := control.Call(waiting, sock, "mirror_wait")
+		answer, err := control.Call(waiting, sock, "mirror_wait", order...)
 		ended <- outcome{answer, err}
 	}()
 	show, every := a.progress()
-	look := time.NewTicker(every)
+	started := false
+	look := time.NewTicker(startLook)
 	defer look.Stop()
 	for {
 		select {
@@ -41,19 +44,58 @@ func (a *app) follow(ctx context.Context, sock string) error {
 			show(nil)
 			switch {
 			case ctx.Err() != nil:
-				return errors.New("interrupted; the migration goes on: `flexnbd status` shows it, `flexnbd break` stops it")
+				return interrupted(started)
 			case o.err != nil:
 				return o.err
+			case o.answer.Code == 0 && !started:
+				_, _ = fmt.Fprintln(a.stdout, saidAtStart)
 			}
 			return a.say(o.answer)
 		case <-look.C:
-			if answer, err := control.Call(waiting, sock, "status"); err == nil && answer.Code == 0 {
-				if pairs, err := control.ParsePairs(answer.Text); err == nil {
-					show(pairs)
-				}
+			pairs := progressOf(waiting, sock)
+			if !started && len(ended) == 0 && hasStarted(pairs) {
+				started = true
+				_, _ = fmt.Fprintln(a.stdout, saidAtStart)
+				look.Reset(every)
+			}
+			if started && pairs != nil {
+				show(pairs)
 			}
 		}
 	}
+}
+
+const (
+	saidAtStart = "Migration started" // as the verb mirror answers
+	startLook   = 50 * time.Millisecond
+)
+
+func interrupted(started bool) error {
+	if started {
+		return errors.New("interrupted; the migration goes on: `flexnbd status` shows it, `flexnbd break` stops it")
+	}
+	return errors.New("interrupted before the migration had started; should it have started since, `flexnbd status` shows it, and `flexnbd break` stops it")
+}
+
+// progressOf is the server's status, or nil.
+func progressOf(ctx context.Context, sock string) control.Pairs {
+	answer, err := control.Call(ctx, sock, "status")
+	if err != nil || answer.Code != 0 {
+		return nil
+	}
+	pairs, err := control.ParsePairs(answer.Text)
+	if err != nil {
+		return nil
+	}
+	return pairs
+}
+
+// hasStarted says whether the destination has been reached: the state before is
+// connecting, and an order that is refused gets no further.
+func hasStarted(p control.Pairs) bool {
+	mirroring, _ := p.Get("is_mirroring")
+	state, _ := p.Get("migration_state")
+	return mirroring == "true" && state != string(mirror.StateConnecting)
 }
 
 // longestMigration is longer than any.

@@ -53,7 +53,7 @@ func (s *serving) newSource(leave func(context.Context) error, cut func()) *mirr
 		Export:       s.export,
 		Records:      s.records,
 		RecordsError: s.recordsErr,
-		Dial:         s.dialler.dial,
+		Dial:         s.dialler.Dial,
 		Leave:        leave,
 		Cut:          cut,
 		Log:          s.log.ResetNamed("mirror"),
@@ -120,7 +120,7 @@ func (s *serving) settle(ctx context.Context) error {
 	if home := s.rebind(); home != nil {
 		told := time.Time{}
 		l, err := s.host.ListenWhenFree(ctx, s.transport, *home, func(err error) {
-			if time.Since(told) > time.Second {
+			if time.Since(told) > time.Minute { // it may take for ever
 				told = time.Now()
 				s.log.Warn("the disk is here, but its address is not free yet", "address", home, "error", err)
 			}
@@ -227,7 +227,6 @@ func (s *serving) finishDeparture(stop context.Context) (plan, error) {
 	if err := s.openControl(); err != nil {
 		return planNothing, err
 	}
-	s.log.Warn("the disk has been given away, and the new owner may not know it yet: it is asked until it answers", "id", departure.ID, "to", departure.To)
 	source.Resume(stop, departure)
 	select {
 	case <-source.Departed():

@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/flexnbd/flexnbd/core/control"
 )
 
 type mirrorCommand struct {
@@ -40,16 +38,16 @@ func (c *mirrorCommand) Execute(args []string) error {
 	if c.MaxPause < time.Millisecond {
 		return usagef("--max-pause %v: at least 1ms", c.MaxPause)
 	}
-	answer, err := control.Call(context.Background(), c.Sock, "mirror", c.request()...)
-	if err != nil {
-		return err
-	}
-	if err := c.app.say(answer); err != nil || !c.Wait {
-		return err
+	if !c.Wait {
+		return c.app.ask(c.Sock, "mirror", c.request()...)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGQUIT, unix.SIGTERM)
 	defer stop()
-	return c.app.follow(ctx, c.Sock)
+	if err := c.app.follow(ctx, c.Sock, c.request()); err != nil || !c.Unconfirmed || c.Rehearse {
+		return err
+	}
+	_, err := fmt.Fprintf(c.app.stdout, "The server at %s has every byte and cannot know that the disk is its own now: see to it that it is served there.\n", c.Addr)
+	return err
 }
 
 // request is what the control socket is asked.

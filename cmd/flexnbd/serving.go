@@ -39,7 +39,7 @@ type serving struct {
 
 	// Opened in this order.
 	host       *host.Host
-	dialler    dialler
+	dialler    *host.Dialler
 	store      *host.Disk
 	records    *owner.Records // nil where none can be kept
 	recordsErr error          // why
@@ -70,7 +70,7 @@ func (s *serving) run() (err error) {
 	}
 	defer func() { err = errors.Join(err, s.host.Close()) }()
 	defer func() { err = errors.Join(err, s.close()) }()
-	s.dialler = dialler{host: s.host, program: s.transport}
+	s.dialler = s.host.Dialler(s.transport)
 
 	plan, err := s.open(stop)
 	if err == nil && plan == planDepart {
@@ -126,7 +126,7 @@ func (s *serving) close() error {
 		}
 	}
 	s.leaving.Wait()
-	err = errors.Join(err, s.dialler.close())
+	err = errors.Join(err, s.dialler.Close())
 	if s.export != nil {
 		err = errors.Join(err, s.export.Close(context.Background()))
 	}

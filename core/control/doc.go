@@ -37,7 +37,8 @@
 // Each connection has a goroutine of its own, so a slow client delays nobody;
 // one that does not finish its request in 10 seconds is cut off, and at most
 // 64 are served at once: one more is told so. Verbs are called from many
-// goroutines. [Server.Serve] waits for all of them before it returns.
+// goroutines. [Server.Serve] waits for all of them before it returns. One that
+// waits for long is wrapped in [UntilHangup], so that it does not outlive its client.
 //
 // What this package does not do: know any verb, or decide what an answer says.
 package control

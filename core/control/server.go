@@ -18,7 +18,7 @@ import (
 
 // Verb answers one kind of request. It is called from many goroutines; ctx
 // ends when the server does, and Serve waits for it. That the client has gone
-// does not end ctx.
+// does not end ctx, except with [UntilHangup].
 type Verb func(ctx context.Context, args []string) Answer
 
 const (
@@ -33,6 +33,7 @@ type Server struct {
 	socket      *socketfile.Listener
 	log         hclog.Logger
 	requestTime time.Duration
+	hangupLook  time.Duration
 	places      chan struct{} // a token for each client
 }
 
@@ -49,6 +50,7 @@ func Listen(path string, log hclog.Logger) (*Server, error) {
 		socket:      socket,
 		log:         log,
 		requestTime: requestTime,
+		hangupLook:  hangupLook,
 		places:      make(chan struct{}, maxClients),
 	}, nil
 }
@@ -127,7 +129,7 @@ func (s *Server) client(ctx context.Context, conn *net.UnixConn, verbs map[strin
 		s.reply(conn, unknownCommand)
 		return
 	}
-	answer := verb(ctx, asked.args)
+	answer := verb(context.WithValue(ctx, callerKey{}, caller{conn, s.hangupLook}), asked.args)
 	s.log.Debug("control request", "verb", asked.verb, "arguments", len(asked.args), "answer", answer)
 	s.reply(conn, answer)
 }

@@ -49,6 +49,7 @@ type Export struct {
 	mu     sync.Mutex
 	queues map[*queue]struct{} // those that are open
 	lost   atomic.Bool         // a loss that no connection has been told of yet; set under mu
+	told   atomic.Bool         // somebody has been told that every flush fails
 }
 
 // Open serves a store, which belongs to the Export from now on: Close closes
@@ -130,6 +131,9 @@ func (e *Export) newLane(sink wire.Sink) wire.Queue {
 // that no connection was told of (see Restarted) is told here, once.
 func (e *Export) Flush(ctx context.Context) error {
 	if err := e.flusher.flush(ctx); err != nil {
+		if e.flusher.failure() != nil {
+			e.told.Store(true)
+		}
 		return err
 	}
 	if e.lost.CompareAndSwap(true, false) {

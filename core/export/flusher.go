@@ -69,31 +69,36 @@ func (f *flusher) latch(err error) error {
 // store. If its flushing half failed, that was the one report of other writes
 // lost with it. Nothing but EIO tells the halves apart; an error with a name of
 // its own, like ENOSPC, is taken for the write's. Of a process that is gone, its
-// host finds out what was lost.
-func (f *flusher) wroteThrough(err error) {
-	if store.Errno(err) == syscall.EIO && !errors.Is(err, wire.ErrPluginGone) {
-		_ = f.latch(err) // the request keeps its own words
+// host finds out what was lost. It returns true if every flush fails from now on,
+// which the request tells in its own words.
+func (f *flusher) wroteThrough(err error) bool {
+	if store.Errno(err) != syscall.EIO || errors.Is(err, wire.ErrPluginGone) {
+		return false
 	}
+	_ = f.latch(err)
+	return true
 }
 
 // beginWrite counts a write or punch before it goes to the store, endWrite when
-// it has come back with err.
+// it has come back with err. The latter returns true if the request's error tells of
+// other writes lost with it.
 func (f *flusher) beginWrite(flags store.Flags) {
 	if f.volatile && flags&store.FUA == 0 {
 		f.writing.Add(1)
 	}
 }
 
-func (f *flusher) endWrite(flags store.Flags, err error) {
+func (f *flusher) endWrite(flags store.Flags, err error) bool {
 	switch {
 	case flags&store.FUA != 0:
-		f.wroteThrough(err)
+		return err != nil && f.wroteThrough(err)
 	case f.volatile:
 		if err == nil {
 			f.wrote.Add(1)
 		}
 		f.writing.Add(-1) // last, so that at any time one of the two tells
 	}
+	return false
 }
 
 // mayHaveLost says whether a crash at this moment may have taken anything that

@@ -41,6 +41,7 @@ type queue struct {
 	inFlight sync.WaitGroup // requests submitted whose sink has not returned
 
 	lost atomic.Bool // the client has to be told of a loss, see Restarted
+	told atomic.Bool // the client has been told that every flush fails, see PendingLoss
 
 	ungated bool // made by NewReader
 }
@@ -174,6 +175,7 @@ func (q *queue) beginRead(r *wire.Request, b *batch) {
 func (q *queue) beginFlush(r *wire.Request, b *batch) {
 	o := q.newOp(r)
 	if err := q.export.flusher.add(o); err != nil {
+		q.tell()
 		o.free()
 		b.refuse(r, err)
 	}
@@ -216,6 +218,7 @@ func (q *queue) settle(o *op) *op {
 		if err = q.export.flusher.add(whole); err == nil {
 			return nil
 		}
+		q.tell()
 	}
 	whole.session.Err, whole.session.Zero, whole.session.Lent = err, whole.request.Zero, whole.request.Lent
 	return whole
@@ -236,7 +239,9 @@ func (q *queue) after(o *op) error {
 	default:
 		zeros.failZero(r.Offset, r.Length)
 	}
-	q.export.flusher.endWrite(r.Flags, r.Err)
+	if q.export.flusher.endWrite(r.Flags, r.Err) {
+		o.whole.queue.tell()
+	}
 	if o.whole.session.Flags&store.Discard != 0 && errors.Is(r.Err, store.ErrNotSupported) {
 		return nil // it was only a hint
 	}
@@ -257,6 +262,8 @@ func finish(ops []*op, err error) {
 				o.session.Err = q.takeLost()
 			case errors.Is(err, wire.ErrPluginGone):
 				_ = q.takeLost() // this is how it is told
+			default:
+				q.tell()
 			}
 			b.done = append(b.done, o.session)
 			o.free()

@@ -34,6 +34,7 @@ func (q *queue) beginWrite(r *wire.Request, b *batch) {
 	flags, thenFlush := q.durability(r)
 	if flags != 0 {
 		if err := q.export.flusher.failure(); err != nil {
+			q.tell()
 			b.refuse(r, err)
 			return
 		}

@@ -36,6 +36,7 @@ func (q *queue) beginZero(r *wire.Request, b *batch) {
 	fua, thenFlush := q.durability(r)
 	if fua != 0 {
 		if err := q.export.flusher.failure(); err != nil {
+			q.tell()
 			b.refuse(r, err)
 			return
 		}

@@ -233,14 +233,19 @@ func serveMute() {
 	plugin.Serve(config)
 }
 
-// scriptedTransport listens at TCP ports and follows a script, which it finds in
-// its process's arguments.
+// scriptedTransport listens at TCP ports, dials them, and follows a script, which it
+// finds in its process's arguments.
 type scriptedTransport struct{ script script }
 
-func (t scriptedTransport) Listen(ctx context.Context, addr transport.Address) (transport.Listener, error) {
+func (t scriptedTransport) scripted() scriptedTransport {
 	if t.script == "" {
 		t.script = script(os.Args[1])
 	}
+	return t
+}
+
+func (t scriptedTransport) Listen(ctx context.Context, addr transport.Address) (transport.Listener, error) {
+	t = t.scripted()
 	if err := t.script.follow("listen"); err != nil {
 		return nil, err
 	}
@@ -258,8 +263,13 @@ func (t scriptedTransport) Listen(ctx context.Context, addr transport.Address) (
 	}), t.script}, nil
 }
 
-func (scriptedTransport) Dial(context.Context, transport.Address, transport.Address) (transport.Conn, error) {
-	return transport.Conn{}, errors.New("dials nobody")
+func (t scriptedTransport) Dial(ctx context.Context, addr, _ transport.Address) (transport.Conn, error) {
+	if err := t.scripted().script.follow("dial"); err != nil {
+		return transport.Conn{}, err
+	}
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "tcp", addr.String())
+	return transport.Conn{Socket: conn}, err
 }
 
 type scriptedListener struct {

@@ -9,11 +9,12 @@
 //	disk, err := h.OpenDisk(ctx, program, what)  // a store.Store
 //	disk.OnRestart(export.Restarted)
 //	listener, err := h.Listen(ctx, other, addr)  // a transport.Listener
+//	dialler := h.Dialler(other)                  // dialler.Dial(ctx, to, from)
 //	...
 //	err = disk.Close()
 //
-// A [Disk] and a [Listener] outlive the processes that do their work; their
-// comments say what a crash leaves of a call. A [Process] is one of these
+// A [Disk], a [Listener] and a [Dialler] outlive the processes that do their work;
+// their comments say what a crash leaves of a call. A [Process] is one of these
 // processes, for callers that need no more: h.Start, process.Transport,
 // process.Stop.
 //
@@ -35,10 +36,12 @@
 // line: Process.awaitLoss notices the first three, a call the last one. Then it is
 // killed if it has to be, reaped, and started again, within the bounds in
 // restart.go. The log has one line for how it was lost and one for its successor.
+// A [Dialler], which watches its process only while it dials, also gives up one that
+// is silent until the dial's deadline.
 //
-// Lock order: Disk.closing, Disk.mu; Listener.turn, Listener.mu; runner.mu. A call
-// on a Disk takes its claim on a range before them. No process is waited for with
-// one of the mu held.
+// Lock order: Disk.closing, Disk.mu; Listener.turn, Listener.mu; Dialler.turn;
+// runner.mu. A call on a Disk takes its claim on a range before them. No process is
+// waited for with one of the mu held.
 //
 // # go-plugin's traps, and where they are handled
 //

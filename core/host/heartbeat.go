@@ -5,6 +5,7 @@ package host
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -42,6 +43,38 @@ func (p *Process) awaitLoss(ctx context.Context) bool {
 			return true
 		}
 	}
+}
+
+// isDown says whether the process has ended or was stopped by a signal.
+func (p *Process) isDown() bool {
+	select {
+	case <-p.Exited():
+		return true
+	case <-p.Stalled():
+		return true
+	default:
+		return false
+	}
+}
+
+// watched makes a call to a process that nobody else watches. When that is lost, the
+// call fails with wire.ErrPluginGone, and its answer is not waited for.
+func watched[T any](ctx context.Context, p *Process, call func(context.Context) (T, error)) (T, error) {
+	calling, cancel := context.WithCancel(ctx)
+	lost := false
+	var watcher sync.WaitGroup
+	watcher.Go(func() {
+		if lost = p.awaitLoss(calling); lost {
+			cancel()
+		}
+	})
+	result, err := call(calling)
+	cancel()
+	watcher.Wait()
+	if err != nil && lost && ctx.Err() == nil && !errors.Is(err, wire.ErrPluginGone) {
+		err = p.named(fmt.Errorf("process %d was lost during the call: %w", p.PID(), wire.ErrPluginGone))
+	}
+	return result, err
 }
 
 // letGo calls closing, which asks the process to let go of something. One that is

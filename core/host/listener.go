@@ -31,8 +31,6 @@ type Listener struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 
-	whenFree func(error) // not nil while ListenWhenFree tries
-
 	turn   sync.Mutex // held by Accept, and by Close at its end
 	bound  restartBound
 	closed bool
@@ -46,25 +44,26 @@ var _ transport.Listener = (*Listener)(nil)
 
 // Listen starts a transport and listens at addr. ctx bounds the start alone.
 func (h *Host) Listen(ctx context.Context, program Program, addr transport.Address) (*Listener, error) {
-	return h.listenWith(ctx, program, addr, nil)
+	return h.listenWith(program, addr, func(l *Listener) error { return l.start(ctx) })
 }
 
 // ListenWhenFree is Listen that tries again for as long as the address can't be
 // listened at, since somebody else is about to leave it: at once, then every
 // eagerPause for eagerTime, then every second, until ctx ends. refused is told of
-// each error. The process is started once.
+// each error. One process does so, unless it is lost: then a new one goes on, within
+// the bounds in restart.go.
 func (h *Host) ListenWhenFree(ctx context.Context, program Program, addr transport.Address, refused func(error)) (*Listener, error) {
-	return h.listenWith(ctx, program, addr, refused)
+	return h.listenWith(program, addr, func(l *Listener) error { return l.startWhenFree(ctx, refused) })
 }
 
-func (h *Host) listenWith(ctx context.Context, program Program, addr transport.Address, refused func(error)) (*Listener, error) {
-	l := &Listener{host: h, program: program, log: h.log, address: addr, whenFree: refused}
+func (h *Host) listenWith(program Program, addr transport.Address, start func(*Listener) error) (*Listener, error) {
+	l := &Listener{host: h, program: program, log: h.log, address: addr}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
-	if err := l.start(ctx); err != nil {
+	if err := start(l); err != nil {
 		l.cancel()
 		return nil, err
 	}
-	l.address, l.whenFree = l.listener.Address(), nil
+	l.address = l.listener.Address()
 	return l, nil
 }
 
@@ -75,26 +74,6 @@ const (
 	listenPause = time.Second
 )
 
-// listen listens in a process, with the patience that whenFree asks for.
-func (l *Listener) listen(ctx context.Context, process *Process) (transport.Listener, error) {
-	for began := time.Now(); ; {
-		listener, err := process.Transport().Listen(ctx, l.address)
-		if err == nil || l.whenFree == nil || errors.Is(err, wire.ErrPluginGone) {
-			return listener, err
-		}
-		l.whenFree(err)
-		pause := listenPause
-		if time.Since(began) < eagerTime {
-			pause = eagerPause
-		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return nil, err
-		}
-	}
-}
-
 // start starts a process that listens.
 func (l *Listener) start(ctx context.Context) error {
 	process, err := l.host.Start(ctx, l.program)
@@ -102,15 +81,109 @@ func (l *Listener) start(ctx context.Context) error {
 		return err
 	}
 	listener, err := l.listen(ctx, process)
-	switch {
-	case errors.Is(err, wire.ErrPluginGone):
-		return errors.Join(err, process.endLost())
-	case err != nil:
-		return errors.Join(err, process.end())
+	if err != nil {
+		return errors.Join(err, endAfter(process, err))
 	}
+	l.take(process, listener)
+	return nil
+}
+
+// listen listens in a process.
+func (l *Listener) listen(ctx context.Context, process *Process) (transport.Listener, error) {
+	return watched(ctx, process, func(ctx context.Context) (transport.Listener, error) {
+		return process.Transport().Listen(ctx, l.address)
+	})
+}
+
+// endAfter ends a process because of an error of listen.
+func endAfter(process *Process, err error) error {
+	if errors.Is(err, wire.ErrPluginGone) {
+		return process.endLost()
+	}
+	return process.end()
+}
+
+func (l *Listener) take(process *Process, listener transport.Listener) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.process, l.listener = process, listener
+}
+
+// startWhenFree is start for ListenWhenFree.
+func (l *Listener) startWhenFree(ctx context.Context, refused func(error)) error {
+	t := trying{listener: l, refused: refused, began: time.Now()}
+	for {
+		if err := l.bound.retry(ctx, l.log, l.program.Name, t.start); err != nil {
+			if ctx.Err() == nil {
+				err = fmt.Errorf("transport %w", err)
+			}
+			return err
+		}
+		err := t.untilFree(ctx)
+		switch {
+		case err == nil:
+			l.take(t.process, t.made)
+			return nil
+		case ctx.Err() != nil:
+			return errors.Join(err, endAfter(t.process, err))
+		}
+		l.log.Error("transport was lost before it could listen and is replaced", "plugin", l.program.Name, "plugin_pid", t.process.PID(), "address", l.address, "error", err)
+		if err := t.process.endLost(); err != nil {
+			return err
+		}
+	}
+}
+
+// trying is a process that tries to listen at an address which may be in use.
+type trying struct {
+	listener *Listener
+	refused  func(error)
+	began    time.Time
+
+	process *Process
+	made    transport.Listener
+	refusal error // why nothing was made
+}
+
+// start starts a process and makes it try once. A refusal is no failure of it.
+func (t *trying) start(ctx context.Context) (err error) {
+	if t.process, err = t.listener.host.Start(ctx, t.listener.program); err != nil {
+		return err
+	}
+	if err := t.try(ctx); err != nil {
+		return errors.Join(err, endAfter(t.process, err))
+	}
+	return nil
+}
+
+// try tries once. The error is that of a process which is of no more use: it was
+// lost, or did not answer before ctx ended.
+func (t *trying) try(ctx context.Context) error {
+	t.made, t.refusal = t.listener.listen(ctx, t.process)
+	if errors.Is(t.refusal, wire.ErrPluginGone) || t.refusal != nil && ctx.Err() != nil {
+		return t.refusal
+	}
+	return nil
+}
+
+// untilFree tries until the process listens. The error is try's, or the last refusal
+// when ctx ends.
+func (t *trying) untilFree(ctx context.Context) error {
+	for t.refusal != nil {
+		t.refused(t.refusal)
+		pause := listenPause
+		if time.Since(t.began) < eagerTime {
+			pause = eagerPause
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return t.refusal
+		}
+		if err := attempt(ctx, t.try); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -154,7 +227,7 @@ func (l *Listener) Accept(ctx context.Context) (transport.Conn, error) {
 func (l *Listener) accept(ctx context.Context) (transport.Conn, error) {
 	for {
 		process, listener := l.latest()
-		conn, err := acceptWatched(ctx, process, listener)
+		conn, err := watched(ctx, process, listener.Accept)
 		switch {
 		case err == nil:
 			return conn, nil
@@ -167,23 +240,9 @@ func (l *Listener) accept(ctx context.Context) (transport.Conn, error) {
 	}
 }
 
-// acceptWatched gives up when the process is lost.
-func acceptWatched(ctx context.Context, process *Process, listener transport.Listener) (transport.Conn, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	var watcher sync.WaitGroup
-	watcher.Go(func() {
-		if process.awaitLoss(ctx) {
-			cancel()
-		}
-	})
-	defer watcher.Wait()
-	defer cancel()
-	return listener.Accept(ctx)
-}
-
 // replace puts a new process in the place of one that ended with why.
 func (l *Listener) replace(ctx context.Context, old *Process, listener transport.Listener, why error) error {
-	if !errors.Is(why, wire.ErrPluginGone) && !errors.Is(why, context.Canceled) {
+	if !errors.Is(why, wire.ErrPluginGone) {
 		l.log.Error("transport can't accept connections and is replaced", "plugin", l.program.Name, "error", why)
 		_ = old.stopNow() // the error comes again
 	}

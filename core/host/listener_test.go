@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -146,16 +147,7 @@ func TestTransportThatCrashedWhileNobodyAcceptedIsReplaced(t *testing.T) {
 	l := listen(t)
 	for _, signal := range []syscall.Signal{unix.SIGKILL, unix.SIGSTOP} {
 		old := l.signal(signal)
-		await(t, "it is down", func() bool {
-			select {
-			case <-old.Exited():
-				return true
-			case <-old.Stalled():
-				return true
-			default:
-				return false
-			}
-		})
+		await(t, "it is down", old.isDown)
 		client, server := l.connectAfterRestart()
 		passes(t, client, server)
 	}
@@ -341,58 +333,133 @@ func TestConnectionsLostForWantOfDescriptorsDoNotEndAccept(t *testing.T) {
 	}
 }
 
-func TestListeningWaitsUntilTheAddressIsFree(t *testing.T) {
+// taken is an address that somebody listens at, until leave is called.
+func taken(t *testing.T) (address transport.Address, leave func()) {
+	t.Helper()
 	squatter, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	taken := squatter.Addr().(*net.TCPAddr)
-	address := transport.Address{Addr: "127.0.0.1", Port: uint16(taken.Port)}
-	program := self("test-listener", t.TempDir())
-	program.Kind = wire.KindTransport
-	h, log := newHost(t)
-	refused := make(chan error, 1000)
-	tell := func(err error) { refused <- err }
+	t.Cleanup(func() { _ = squatter.Close() })
+	port := squatter.Addr().(*net.TCPAddr).Port
+	return transport.Address{Addr: "127.0.0.1", Port: uint16(port)}, func() {
+		t.Helper()
+		if err := squatter.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
 
-	ctx, cancel := context.WithCancel(t.Context())
-	given := make(chan error, 1)
+// waiting is a ListenWhenFree that is under way.
+type waiting struct {
+	script
+	log     *logBuffer
+	refused chan error
+	result  chan madeListener
+}
+
+type madeListener struct {
+	*Listener
+	err error
+}
+
+func listenWhenFree(t *testing.T, ctx context.Context, address transport.Address) *waiting {
+	t.Helper()
+	w := &waiting{script: script(t.TempDir()), refused: make(chan error, 1000), result: make(chan madeListener, 1)}
+	program := self("test-listener", string(w.script))
+	program.Kind = wire.KindTransport
+	var h *Host
+	h, w.log = newHost(t)
 	go func() {
-		_, err := h.ListenWhenFree(ctx, program, address, tell)
-		given <- err
+		l, err := h.ListenWhenFree(ctx, program, address, func(err error) { w.refused <- err })
+		w.result <- madeListener{l, err}
 	}()
-	if err := <-refused; err == nil {
+	return w
+}
+
+// succeeds waits until there is a listener, which it closes.
+func (w *waiting) succeeds(t *testing.T, address transport.Address) {
+	t.Helper()
+	m := <-w.result
+	if m.err != nil {
+		t.Fatal(m.err)
+	}
+	if m.Address() != address {
+		t.Errorf("listens at %v", m.Address())
+	}
+	if err := m.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestListeningWaitsUntilTheAddressIsFree(t *testing.T) {
+	address, leave := taken(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	given := listenWhenFree(t, ctx, address)
+	if err := <-given.refused; err == nil {
 		t.Fatal("refused for no reason")
 	}
 	cancel()
-	if err := <-given; err == nil {
+	if m := <-given.result; m.err == nil {
 		t.Fatal("listened at an address that was taken")
 	}
-
-	type made struct {
-		l   *Listener
-		err error
-	}
-	result := make(chan made, 1)
-	go func() {
-		l, err := h.ListenWhenFree(t.Context(), program, address, tell)
-		result <- made{l, err}
-	}()
+	w := listenWhenFree(t, t.Context(), address)
 	for range 3 {
-		if err := <-refused; !strings.Contains(err.Error(), "address already in use") {
+		if err := <-w.refused; !strings.Contains(err.Error(), "address already in use") {
 			t.Errorf("refused with %v", err)
 		}
 	}
-	if err := squatter.Close(); err != nil {
-		t.Fatal(err)
+	if left := children(t); len(left) != 1 {
+		t.Errorf("processes %v run, and one is enough", left)
 	}
-	m := <-result
-	if m.err != nil {
-		t.Fatal(m.err, log)
+	leave()
+	w.succeeds(t, address)
+}
+
+func TestListeningWaitsThroughTheLossOfItsTransport(t *testing.T) {
+	address, leave := taken(t)
+	w := listenWhenFree(t, t.Context(), address)
+	lost := func() int { return strings.Count(w.log.String(), "lost before it could listen and is replaced") }
+	for i, signal := range []syscall.Signal{unix.SIGKILL, unix.SIGSTOP} {
+		for len(w.refused) > 0 {
+			<-w.refused
+		}
+		<-w.refused // so that the process is there
+		old := children(t)
+		if len(old) != 1 {
+			t.Fatalf("processes %v run", old)
+		}
+		pid, err := strconv.Atoi(old[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Kill(pid, signal); err != nil {
+			t.Fatal(err)
+		}
+		await(t, fmt.Sprintf("the loss by %v is noticed", signal), func() bool { return lost() == i+1 })
+		await(t, "another process runs", func() bool { now := children(t); return len(now) == 1 && now[0] != old[0] })
 	}
-	if m.l.Address() != address {
-		t.Errorf("listens at %v", m.l.Address())
+	leave()
+	w.succeeds(t, address)
+}
+
+func TestListeningGivesUpATransportThatAlwaysCrashes(t *testing.T) {
+	shorten(t, &lastPause, 10*time.Millisecond)
+	old := maxRestarts
+	maxRestarts = 3
+	t.Cleanup(func() { maxRestarts = old })
+	address, _ := taken(t)
+	w := listenWhenFree(t, t.Context(), address)
+	<-w.refused
+	w.order(t, "exit", "listen")
+	m := <-w.result
+	if !strings.Contains(fmt.Sprint(m.err), "transport test was started 3 times within") || !is(m.err, wire.ErrPluginGone) {
+		t.Errorf("ListenWhenFree: %v", m.err)
 	}
-	if err := m.l.Close(); err != nil {
-		t.Error(err)
+	if n := strings.Count(w.log.String(), "ended unexpectedly"); n != 3 {
+		t.Errorf("it crashed %d times", n)
+	}
+	if left := children(t); len(left) > 0 {
+		t.Errorf("processes %v are left", left)
 	}
 }

@@ -200,6 +200,18 @@ func (p *Process) Stop(ctx context.Context) error {
 	return p.end()
 }
 
+// stopSoon is Stop for a process that has been silent for too long: it may be at
+// fault, or who it talks to. A healthy one ends within lastMoment.
+func (p *Process) stopSoon() error {
+	ctx, cancel := context.WithTimeout(context.Background(), lastMoment)
+	defer cancel()
+	err := p.Stop(ctx)
+	if ctx.Err() != nil {
+		p.log.Error("plugin did not answer in time, did not end by itself and was killed", "kind", p.program.Kind, "plugin", p.program.Name, "plugin_pid", p.PID())
+	}
+	return err
+}
+
 // stopNow is Stop that leaves the process no time to end by itself.
 func (p *Process) stopNow() error { return p.end() }
 

@@ -4,6 +4,7 @@ package mirror
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/flexnbd/flexnbd/core/owner"
 	"github.com/flexnbd/flexnbd/core/session"
@@ -22,6 +23,7 @@ type attempt struct {
 	ending error         // why; nil while it is not
 
 	began    bool // its first data has been let in
+	broken   bool // a write or a flush of it has failed, which is why it is over
 	sealed   bool // PREPARE has come: no more data
 	prepared bool // and succeeded
 
@@ -47,6 +49,10 @@ func newAttempt(id, source, replaces owner.ID) *attempt {
 // refusesData says why the attempt takes no data, nil if it does.
 func (a *attempt) refusesData() error {
 	switch {
+	case a.broken:
+		// In the words, and with the errno, of what broke it: requests that were on
+		// their way are refused for the same reason, and may be answered first.
+		return fmt.Errorf("migration %v is over: %w", a.id, a.ending)
 	case a.ending != nil:
 		return refused("migration %v is over: %w", a.id, a.ending)
 	case a.sealed:
@@ -67,7 +73,7 @@ func (d *Destination) becomeOver(a *attempt, why error) {
 	d.gone.add(a.id)
 	log, said := d.log.Warn, "migration attempt failed; waiting for the next"
 	switch {
-	case errors.Is(why, errTakeOver):
+	case errors.Is(why, errTakeOver), errors.Is(why, errLeft): // also after a rehearsal
 		log, said = d.log.Info, "migration attempt over"
 	case a.prepared:
 		log, said = d.log.Info, "migration attempt over; the disk stays prepared"

@@ -66,11 +66,15 @@ func (t *transfer) converge() (*Outcome, error) {
 			continue
 		}
 		outcome, err := t.hold()
-		if !errors.Is(err, errMissed) {
+		switch {
+		case errors.Is(err, errUntold):
+			t.awaitTelling(err)
+		case errors.Is(err, errMissed):
+			t.backOff(err)
+			stalls++
+		default:
 			return outcome, err
 		}
-		t.backOff(err)
-		stalls++
 	}
 }
 
@@ -140,9 +144,14 @@ func (t *transfer) writeThrough(stalled bool) {
 
 // prepareHold makes the destination durable, so that little is left for that while
 // clients wait. It returns false when the hold should not begin yet, since too much
-// became dirty meanwhile or the one before was given up a short while ago.
+// became dirty meanwhile, the one before was given up a short while ago, or clients
+// have to be told of a loss first.
 func (t *transfer) prepareHold() (ready bool, err error) {
 	if time.Now().Before(t.nextHold) {
+		return false, nil
+	}
+	if err := t.untold(); err != nil {
+		t.awaitTelling(err)
 		return false, nil
 	}
 	for try := 0; t.remote.canFlush() && try < maxFlushes; try++ {

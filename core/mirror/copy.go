@@ -72,7 +72,8 @@ func (c *copier) close() {
 	}
 }
 
-// settle waits until nothing is in flight. The error is ctx's.
+// settle waits until nothing is in flight. The error is ctx's, also if that has ended
+// meanwhile: a piece that failed comes back too.
 func (c *copier) settle(ctx context.Context) error {
 	for range numPieces {
 		select {
@@ -82,7 +83,7 @@ func (c *copier) settle(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
-	return nil
+	return context.Cause(ctx)
 }
 
 // pass copies every run of dirty granules, from the disk's start to its end, once.
@@ -179,6 +180,7 @@ func (c *copier) data(ctx context.Context, off, end int64, capped bool) error {
 		if err != nil {
 			return err
 		}
+		p.charged = capped
 		if err := p.read(ctx); err != nil {
 			return err
 		}
@@ -244,7 +246,7 @@ func (c *copier) take(ctx context.Context, off, length int64) (*piece, error) {
 		c.free <- p
 		return nil, context.Cause(ctx)
 	}
-	p.claim, p.off, p.length = claim, off, length
+	p.claim, p.off, p.length, p.charged = claim, off, length, false
 	p.began = time.Now()
 	c.pacer.begin()
 	c.t.bitmap.Clear(off, length)

@@ -87,7 +87,7 @@ func (s *sender) End(err error) {
 	s.inFlight--
 	d.inFlight--
 	if err != nil {
-		d.becomeOver(s.attempt, fmt.Errorf("a write failed: %w", err))
+		d.breaks(s.attempt, fmt.Errorf("a write failed: %w", err))
 	}
 }
 
@@ -99,7 +99,13 @@ func (s *sender) Flushed(err error) {
 	d := s.destination
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.becomeOver(s.attempt, fmt.Errorf("a flush failed: %w", err))
+	d.breaks(s.attempt, fmt.Errorf("a flush failed: %w", err))
+}
+
+// breaks ends an attempt because of what the disk did. The caller holds mu.
+func (d *Destination) breaks(a *attempt, why error) {
+	a.broken = a.broken || a.ending == nil
+	d.becomeOver(a, why)
 }
 
 // Prepare implements [session.Sender].

@@ -124,6 +124,9 @@
 // send it, or belongs to a client's request that is still inside the gate; once the
 // gate is drained, nothing is dirty and nothing is locked, they are the same.
 //
+// Lost writes of which clients have not been told yet keep the disk here, see
+// errUntold: the hold does not begin, or is given up before PREPARE.
+//
 // A write in the write-through phase waits for the destination for two seconds at
 // most, then it is marked like any other. An error of the destination ends the
 // attempt and never a client's request.

@@ -73,11 +73,13 @@ func (h *held) release(why error) {
 	h.spare()
 }
 
-// commit keeps the gate shut from now on. It returns false when it is open already.
+// commit keeps the gate shut from now on. It returns false when it is open already, or
+// about to be: ctx says why.
 func (h *held) commit() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.state != heldShut {
+	// What ends the attempt ends ctx at once, and opens the gate a moment later.
+	if h.state != heldShut || h.ctx.Err() != nil {
 		return false
 	}
 	h.state = heldCommitted
@@ -97,8 +99,8 @@ func (h *held) takeBack() {
 }
 
 // hold stops the disk, sends the last dirty ranges and hands over. An error that wraps
-// errMissed came before the destination was asked for anything, and the attempt may
-// go on. After any error but owner.ErrUncertain the gate is open.
+// errMissed or errUntold came before the destination was asked for anything, and the
+// attempt may go on. After any error but owner.ErrUncertain the gate is open.
 func (t *transfer) hold() (*Outcome, error) {
 	t.m.become(StateHolding, t)
 	h := holdGate(t.ctx, t.export.Gate(), t.m.order.MaxPause)
@@ -109,6 +111,8 @@ func (t *transfer) hold() (*Outcome, error) {
 	switch cause := context.Cause(h.ctx); {
 	case errors.As(cause, &late):
 		return nil, fmt.Errorf("%w: %w", errMissed, cause)
+	case cause != nil: // the attempt has ended, even if the drain did not notice
+		return nil, cause
 	case err != nil:
 		return nil, err
 	case t.m.order.Rehearse:
@@ -116,6 +120,9 @@ func (t *transfer) hold() (*Outcome, error) {
 	case time.Since(h.began) > t.m.order.MaxPause*3/4:
 		// Once PREPARE is sent there is no way back but to copy all of it again.
 		return nil, fmt.Errorf("%w: no time was left for the destination to prepare itself", errMissed)
+	}
+	if err := t.untold(); err != nil {
+		return nil, err
 	}
 	return t.handOver(h)
 }

@@ -43,6 +43,7 @@ type mirroring struct {
 	complaint  string // the last failure that was logged; the goroutine's own
 	complained time.Time
 	replaces   owner.ID // what the hello of this attempt names; the goroutine's own
+	fewer      bool     // it was logged that there are fewer connections; the goroutine's own
 
 	passes     atomic.Int64
 	late       atomic.Int64 // see SourceStatus.LateWrites
@@ -135,13 +136,21 @@ func (m *mirroring) again() (*remote, owner.ID) {
 	}
 }
 
-// fails is told of every attempt that has failed. One like the one before is not
-// logged again for a while: there may be thousands.
-func (m *mirroring) fails(err error) {
+// isNews keeps an error for the status and says whether to log it. One like the one
+// before is not logged again for a while: there may be thousands.
+func (m *mirroring) isNews(err error) bool {
 	m.note(err)
-	if text := err.Error(); text != m.complaint || time.Since(m.complained) > repeatComplaint {
-		m.complaint, m.complained = text, time.Now()
-	} else {
+	text := err.Error()
+	if text == m.complaint && time.Since(m.complained) <= repeatComplaint {
+		return false
+	}
+	m.complaint, m.complained = text, time.Now()
+	return true
+}
+
+// fails is told of every attempt that has failed.
+func (m *mirroring) fails(err error) {
+	if !m.isNews(err) {
 		return
 	}
 	m.log.Warn("an attempt to migrate failed; clients go on here, and another attempt follows", "destination", m.order.To, "after", m.source.patience.retry, "error", err)
@@ -194,8 +203,13 @@ func (m *mirroring) clearUp(ctx context.Context, d owner.Departure) error {
 			return m.leftover("failpoint", err)
 		}
 	}
-	if !d.Unlink {
+	switch {
+	case !d.Unlink:
 		return nil
+	case d.Unconfirmed:
+		// Start refuses such an order; whoever asks for it all the same keeps the
+		// only copy that is known to be whole.
+		return m.leftover("the image was not removed", errors.New("nobody has confirmed that the destination has the disk; look there, then remove the image and its record by hand"))
 	}
 	if config.Unlink == nil {
 		return m.leftover("the image was not removed", errors.New("the backend does not say how"))

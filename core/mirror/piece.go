@@ -23,6 +23,7 @@ type piece struct {
 	off, length int64
 	began       time.Time
 	took        time.Duration // until the last reply; 0: there was none
+	charged     bool          // its length was taken off the cap
 	claim       *rangelock.Claim
 	request     wire.Request
 
@@ -78,7 +79,9 @@ func (p *piece) send() {
 			p.add(nbd.CmdWrite, int64(start), int64(end-start), payload.Bytes[start:end])
 		}
 	}
-	t.limit.unused(p.length - p.bytes)
+	if p.charged {
+		t.limit.unused(p.length - p.bytes)
+	}
 	p.submit()
 }
 

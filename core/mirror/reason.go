@@ -25,6 +25,7 @@ const (
 	WordsStopping = "shutting down"
 	WordsOrder    = "unrecognised parameters to mirror"
 	WordsRecords  = "The migration's records cannot be written"
+	WordsLoss     = "Clients have not been told of lost writes"
 )
 
 // Reason is why a migration did not start, or why an attempt to connect failed:

@@ -145,28 +145,49 @@ func judge(c *client.Client, order *Order, size int64) (*remote, error) {
 		return nil, &Reason{WordsRejected, fmt.Errorf("%v serves its own disk already; a destination is started with listen", order.To)}
 	case r.kind == remoteOther:
 		return r, unconfirmed(order, c)
+	case r.kind == remoteOldstyle && order.Unlink:
+		return nil, &Reason{WordsOrder, fmt.Errorf("%v has the oldstyle handshake (flexnbd 0.x), so that nobody there can confirm that it has the disk, and --unlink would remove the only copy that is known to be whole", order.To)}
 	}
 	return r, nil
 }
 
-// join makes the further connections that the destination allows.
-func (s *Source) join(ctx context.Context, r *remote, order *Order, hello nbd.MigrationHello) error {
+// join makes the further connections that the destination allows. refused is why there
+// are fewer than there might be, which is no reason not to migrate: the destination may
+// have no place for more. Nor is it lost what else that may mean, such as an attempt
+// that is over there or a destination that is gone: then the first connection breaks,
+// and with it the attempt.
+func (s *Source) join(ctx context.Context, r *remote, order *Order, hello nbd.MigrationHello) (refused, err error) {
 	if !r.allowsMore() {
-		return nil
+		return nil, nil
 	}
 	for len(r.lines) < s.connections {
 		c, err := s.connect(ctx, order.To, order.Bind, hello)
-		if err != nil {
-			return fmt.Errorf("connection %d of one migration: %w", len(r.lines)+1, err)
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				_ = c.Close()
+			}
+			return nil, context.Cause(ctx)
+		case err != nil:
+			return err, nil
 		}
 		_, answered := c.Migration()
 		if answered != (r.kind == remoteFlexnbd) || c.Size() != uint64(s.config.Export.Size()) {
 			_ = c.Close()
-			return fmt.Errorf("connection %d of one migration reached another server than the first", len(r.lines)+1)
+			return nil, fmt.Errorf("connection %d of one migration reached another server than the first", len(r.lines)+1)
 		}
 		r.lines = append(r.lines, s.patience.pipeline(c))
 	}
-	return nil
+	return nil, nil
+}
+
+// goesOnWith says, once, that there are fewer connections than there might be.
+func (m *mirroring) goesOnWith(r *remote, refused error) {
+	if refused == nil || m.fewer {
+		return
+	}
+	m.fewer = true
+	m.log.Info("the destination takes no further connection; the migration goes on with those it has", "connections", len(r.lines), "reason", refused)
 }
 
 // watch calls broken when a connection is lost. It returns when ctx ends.

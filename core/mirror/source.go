@@ -57,7 +57,7 @@ type Order struct {
 	Bind transport.Address // the local address; zero: any
 
 	// Unlink removes the image once the destination has acknowledged that it has
-	// the disk.
+	// the disk. One that acknowledges nothing (Unconfirmed, flexnbd 0.x) is refused.
 	Unlink bool
 	// Rehearse does all but the hand-over, see [Rehearsed].
 	Rehearse bool
@@ -148,6 +148,8 @@ func (s *Source) refuses(order *Order) error {
 		return &Reason{WordsOrder, errors.New("neither the speed nor the pause can be negative")}
 	case order.Unlink && s.config.Unlink == nil:
 		return &Reason{WordsOrder, errors.New("--unlink is for images that are files")}
+	case order.Unlink && order.Unconfirmed:
+		return &Reason{WordsOrder, errors.New("--unlink would remove the only copy that is known to be whole: with --unconfirmed nobody confirms that there is another")}
 	case s.config.Export.ReadOnly() && !order.Rehearse:
 		// Somebody else may own it and write to it.
 		return &Reason{WordsOrder, errors.New("this server serves the disk read-only, so that it is not its to give away")}
@@ -158,6 +160,9 @@ func (s *Source) refuses(order *Order) error {
 	}
 	if err := s.config.Records.Check(); err != nil {
 		return &Reason{WordsRecords, err}
+	}
+	if err := s.untold(); err != nil {
+		return &Reason{WordsLoss, err}
 	}
 	return nil
 }
@@ -251,6 +256,9 @@ func (s *Source) Fatal() <-chan error { return s.fatal }
 // until it is acknowledged, and Departed is closed in the end. ctx ends it before, and
 // so does Close. Nobody may be able to reach the disk: there is no gate that Resume
 // could close, since listen goes on with it.
+//
+// d is what the record says. A caller that goes on with the image, as listen does,
+// takes d.Unlink off: then neither the image nor its record is removed.
 func (s *Source) Resume(ctx context.Context, d owner.Departure) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -260,7 +268,7 @@ func (s *Source) Resume(ctx context.Context, d owner.Departure) {
 	if s.current != nil {
 		panic("mirror: Resume after Start")
 	}
-	order := Order{Unlink: d.Unlink, MaxPause: DefaultMaxPause}
+	order := Order{Bind: transport.Address(d.From), Unlink: d.Unlink, MaxPause: DefaultMaxPause}
 	if len(d.To) > 0 {
 		order.To = transport.Address(d.To[0])
 	}

@@ -49,6 +49,8 @@ func TestStartSaysWhyNot(t *testing.T) {
 		"serves its own disk":              {func(t *testing.T) transport.Address { return newTarget(t, size, serving).address }, nil, WordsRejected, ""},
 		"serves its own disk, unconfirmed": {func(t *testing.T) transport.Address { return newTarget(t, size, serving).address }, func(o *Order) { o.Unconfirmed = true }, WordsRejected, ""},
 		"any NBD server":                   {func(t *testing.T) transport.Address { return newTarget(t, size, foreign).address }, nil, WordsRejected, "--unconfirmed"},
+		"removed unconfirmed":              {func(*testing.T) transport.Address { return gone.address }, func(o *Order) { o.Unconfirmed, o.Unlink = true, true }, WordsOrder, "only copy"},
+		"removed, oldstyle":                {func(t *testing.T) transport.Address { return newTarget(t, size, old).address }, func(o *Order) { o.Unlink = true }, WordsOrder, "only copy"},
 		"a negative speed":                 {func(*testing.T) transport.Address { return gone.address }, func(o *Order) { o.MaxSpeed = -1 }, WordsOrder, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -313,9 +313,9 @@ func TestOldstyleDestinationThatRefusesLetsClientsGoOn(t *testing.T) {
 func TestUnconfirmedDestinationGetsACopy(t *testing.T) {
 	o, d := pair(t, foreign)
 	d.fill(mib, mib, 9)
-	o.start(Order{To: d.address, Unconfirmed: true, Unlink: true})
+	o.start(Order{To: d.address, Unconfirmed: true})
 	outcome := o.waitDeparted()
-	if outcome.Kind != Migrated || outcome.Leftover != nil || o.steps.String() != "leave cut unlink" {
+	if outcome.Kind != Migrated || outcome.Leftover != nil || o.steps.String() != "leave cut" {
 		t.Errorf("it ended with %+v and did %q", outcome, o.steps.String())
 	}
 	d.equals(o)

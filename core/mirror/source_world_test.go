@@ -30,9 +30,10 @@ import (
 	"github.com/flexnbd/flexnbd/sdk/wire"
 )
 
-// watchedStore is a disk whose writes and flushes a test can stop and fail.
+// watchedStore is a disk whose reads, writes and flushes a test can stop and fail.
 type watchedStore struct {
 	store.Store
+	read  atomic.Pointer[func(off int64) error]
 	write atomic.Pointer[func(off int64, p []byte) error] // before each
 	flush atomic.Pointer[func() error]
 }
@@ -44,6 +45,15 @@ func (s *watchedStore) WriteAt(ctx context.Context, p []byte, off int64, flags s
 		}
 	}
 	return s.Store.WriteAt(ctx, p, off, flags)
+}
+
+func (s *watchedStore) ReadAt(ctx context.Context, p []byte, off int64) error {
+	if f := s.read.Load(); f != nil {
+		if err := (*f)(off); err != nil {
+			return err
+		}
+	}
+	return s.Store.ReadAt(ctx, p, off)
 }
 
 func (s *watchedStore) Flush(ctx context.Context) error {
@@ -96,6 +106,7 @@ type origin struct {
 	records *owner.Records
 	source  *Source
 	dials   atomic.Int64
+	from    atomic.Pointer[transport.Address] // of the latest
 	steps   steps
 	links   links
 	clients []wire.Queue
@@ -140,8 +151,9 @@ func newOrigin(t *testing.T, size int64) *origin {
 func (o *origin) open(records *owner.Records) {
 	o.source = NewSource(SourceConfig{
 		Export: o.export, Records: records, RecordsError: errors.New("nowhere to write"),
-		Dial: func(ctx context.Context, to, _ transport.Address) (net.Conn, error) {
+		Dial: func(ctx context.Context, to, from transport.Address) (net.Conn, error) {
 			o.dials.Add(1)
+			o.from.Store(&from)
 			var d net.Dialer
 			c, err := d.DialContext(ctx, "tcp", to.String())
 			if err != nil {
@@ -276,6 +288,11 @@ func (u *user) write(off int64, p []byte) error {
 
 func (u *user) zero(off, length int64, flags store.Flags) error {
 	u.queue.Submit([]*wire.Request{{Op: wire.OpZero, Offset: off, Length: length, Flags: flags}})
+	return (<-u.done).Err
+}
+
+func (u *user) flush() error {
+	u.queue.Submit([]*wire.Request{{Op: wire.OpFlush}})
 	return (<-u.done).Err
 }
 

@@ -37,7 +37,7 @@ type SourceStatus struct {
 	HasControl bool
 	To         transport.Address // the destination
 
-	Attempt       int
+	Attempt       int // from 1; 0 after Resume, which makes none
 	Pass          int
 	BytesLeft     int64 // dirty; it grows while clients write
 	BytesSent     int64 // of payload, in this attempt

@@ -51,7 +51,9 @@ type through struct {
 	reader wire.Queue
 	line   *client.Pipeline
 
-	group sync.WaitGroup // those that wait for the cap or the lock, and the watcher
+	// group are those that wait for the cap or the lock, those that submit their read,
+	// and the watcher. It is added to with mu held and the phase on.
+	group sync.WaitGroup
 
 	mu    sync.Mutex
 	on    bool
@@ -118,12 +120,13 @@ func (h *through) isOn() bool {
 	return h.on
 }
 
-// settle waits until nothing is sent any more, after end.
+// settle waits until nothing is sent any more, after end. The error is ctx's, also if
+// that has ended meanwhile: a slot whose copy failed becomes free too.
 func (h *through) settle(ctx context.Context) error {
 	h.mu.Lock()
 	if len(h.free) == numSlots {
 		h.mu.Unlock()
-		return nil
+		return context.Cause(ctx)
 	}
 	if h.empty == nil {
 		h.empty = make(chan struct{})
@@ -132,7 +135,7 @@ func (h *through) settle(ctx context.Context) error {
 	h.mu.Unlock()
 	select {
 	case <-empty:
-		return nil
+		return context.Cause(ctx)
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -176,8 +179,10 @@ func (h *through) take(off, length int64, resume func()) bool {
 		h.mu.Unlock()
 		return true
 	}
+	h.group.Add(1) // close waits: the reader is not to be closed under s
 	h.mu.Unlock()
 	s.read()
+	h.group.Done()
 	return true
 }
 

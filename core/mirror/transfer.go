@@ -91,9 +91,11 @@ func (t *transfer) run() (*Outcome, error) {
 
 func (t *transfer) carryOut() (*Outcome, error) {
 	t.watch(0)
-	if err := t.m.source.join(t.ctx, t.remote, &t.m.order, t.m.source.hello(t.id, t.m.replaces)); err != nil {
+	refused, err := t.m.source.join(t.ctx, t.remote, &t.m.order, t.m.source.hello(t.id, t.m.replaces))
+	if err != nil {
 		return nil, err
 	}
+	t.m.goesOnWith(t.remote, refused)
 	t.watch(1)
 	t.copier, t.through = newCopier(t), newThrough(t)
 	t.m.become(StateCopying, t)
@@ -187,6 +189,7 @@ func (t *transfer) departure() owner.Departure {
 	return owner.Departure{
 		ID:          t.id,
 		To:          t.remote.addresses(t.m.order.To),
+		From:        owner.Address(t.m.order.Bind),
 		Unlink:      t.m.order.Unlink,
 		Unconfirmed: t.remote.kind != remoteFlexnbd,
 	}

@@ -27,9 +27,18 @@ func (a Address) String() string {
 	return net.JoinHostPort(a.Addr, strconv.Itoa(int(a.Port)))
 }
 
+// check is for an address to connect to, checkFrom for one to connect from, where
+// no host means any.
 func (a Address) check() error {
-	if a.Addr == "" || len(a.Addr) > maxAddress {
-		return fmt.Errorf("an address of %d bytes: 1 to %d are allowed", len(a.Addr), maxAddress)
+	if a.Addr == "" {
+		return fmt.Errorf("an address of 0 bytes: 1 to %d are allowed", maxAddress)
+	}
+	return a.checkFrom()
+}
+
+func (a Address) checkFrom() error {
+	if len(a.Addr) > maxAddress {
+		return fmt.Errorf("an address of %d bytes: %d are the most", len(a.Addr), maxAddress)
 	}
 	for _, r := range a.Addr {
 		if !strconv.IsPrint(r) {

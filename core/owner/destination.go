@@ -44,7 +44,7 @@ func (r *Records) Retract() error {
 	if err := r.begin(); err != nil {
 		return err
 	}
-	if i := r.state.Incomplete; i != nil && i.Prepared.IsZero() {
+	if i := r.state.Incomplete; i != nil && !i.Touched {
 		if err := r.remove(r.place.Incomplete()); err != nil {
 			return r.end(err)
 		}
@@ -86,7 +86,7 @@ func (r *Records) Prepare(id ID) error {
 	if r.state.Incomplete.Prepared == id {
 		return nil
 	}
-	return r.end(r.putIncomplete(Incomplete{Prepared: id}))
+	return r.end(r.putIncomplete(Incomplete{Prepared: id, Touched: true}))
 }
 
 func (r *Records) cannotPrepare(id ID) string {
@@ -103,9 +103,9 @@ func (r *Records) cannotPrepare(id ID) string {
 	return ""
 }
 
-// Withdraw makes a prepared copy a plain one, before the first write of a new
-// attempt. For a plain one there is nothing to do, and it costs nothing: call it
-// whenever it should be so, instead of looking.
+// Withdraw makes a prepared copy a plain one, and notes that the image is not what it
+// was, before the first write of a new attempt. Where that is so there is nothing to
+// do, and it costs nothing: call it whenever it should be so, instead of looking.
 func (r *Records) Withdraw() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -115,10 +115,10 @@ func (r *Records) Withdraw() error {
 	switch i := r.state.Incomplete; {
 	case i == nil:
 		return r.refuse("withdraw", "this copy does not wait for a migration")
-	case i.Prepared.IsZero():
+	case i.Prepared.IsZero() && i.Touched:
 		return nil
 	}
-	return r.end(r.putIncomplete(Incomplete{}))
+	return r.end(r.putIncomplete(Incomplete{Touched: true}))
 }
 
 // putIncomplete writes .INCOMPLETE. An error leaves in state what keeps most back:

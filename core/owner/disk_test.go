@@ -76,7 +76,7 @@ func TestRoundTripOnARealDisk(t *testing.T) {
 	do(t, b.Check, b.Expect, func() error { return b.Prepare(old) })
 	state("incomplete:22")
 	do(t, b.Withdraw)
-	state("incomplete")
+	state("incomplete:touched")
 	do(t, func() error { return b.Prepare(x) }, func() error { return b.TakeOver(x) }, func() error { return b.TakeOver(x) })
 	state("received:11")
 	b = open(t, p)
@@ -182,7 +182,7 @@ func TestFullDiskIsSaidAndTheOldRecordStands(t *testing.T) {
 		t.Fatal(err)
 	}
 	do(t, r.Check, r.Withdraw)
-	if s, err := owner.Inspect(owner.Disk, p); err != nil || describe(s) != "incomplete" {
+	if s, err := owner.Inspect(owner.Disk, p); err != nil || describe(s) != "incomplete:touched" {
 		t.Errorf("with space again there is %q, %v", describe(s), err)
 	}
 }

@@ -50,8 +50,8 @@ func (s State) explainRecords(b *strings.Builder, place Place) {
 		line(b, place.Migrated(), what, m.Written)
 	}
 	if n := s.Next; n != nil {
-		line(b, place.Next(), fmt.Sprintf("a migration to %s was tried, and %v is the id that a copy there may be prepared for; "+
-			"the disk has not been given away by it", places(n.To), n.ID), n.Written)
+		line(b, place.Next(), fmt.Sprintf("a migration to %s was tried, or was made and then overridden with serve --ignore-migrated; "+
+			"%v is the id that a copy there may be prepared for", places(n.To), n.ID), n.Written)
 	}
 	if r := s.Received; r != nil {
 		line(b, place.Received(), fmt.Sprintf("migration %v is the last that was taken over here", r.ID), r.Written)
@@ -69,7 +69,7 @@ func (s State) meaning() string {
 	case VerdictIncomplete:
 		text := "This copy of the disk is not the right one"
 		if s.Incomplete.Prepared.IsZero() {
-			text += ", and it may be torn: it is not served."
+			text += " as far as flexnbd knows, and it may be torn: it is not served."
 		} else {
 			text += " as long as its source has not given it away: it is not served. It is whole."
 		}
@@ -89,11 +89,20 @@ func (s State) meaning() string {
 	}
 	switch {
 	case s.Received != nil:
-		return "This copy of the disk is the right one: it was taken over from another server and not given away since."
+		return "This copy of the disk is the right one: it was taken over from another server and not given away since." + s.unlessPromoted()
 	case s.Next != nil:
-		return "This copy of the disk is the right one: a migration was tried, and the disk is still here."
+		return "This copy of the disk is the right one: a migration was tried, and the disk is still here." + s.unlessPromoted()
 	}
 	return "As far as flexnbd knows this copy of the disk is the only one: it has not been part of a migration."
+}
+
+// unlessPromoted is the one thing that the records here cannot know.
+func (s State) unlessPromoted() string {
+	if s.Next == nil {
+		return ""
+	}
+	return fmt.Sprintf(" Unless somebody promoted the copy at %s: then .RECEIVED with the id %v is beside that one, "+
+		"which is the right one, and this must not be served.", places(s.Next.To), s.Next.ID)
 }
 
 // advice says what to run.
@@ -132,8 +141,11 @@ func (s State) incompleteAdvice() string {
 			"(power it off, cut its network), then, with flexnbd listen running here, flexnbd promote %v makes this copy "+
 			"the right one. If the source lives and serves the disk, promote makes two owners, and writes are lost.", id)
 	}
-	return text + "If no migration is to come any more, this copy is worth nothing, unless no sender has ever connected since it was the right one: " +
-		"then its .INCOMPLETE can be removed. Otherwise serve the right copy, and remove this image and its records."
+	if !s.Incomplete.Touched {
+		return text + "No data has been written to this image since .INCOMPLETE was made: if it was the right copy then, and listen was a mistake, " +
+			"stop flexnbd, remove .INCOMPLETE, and the image is what it was."
+	}
+	return text + "If no migration is to come any more, this copy is worth nothing: serve the right one, and remove this image and its records."
 }
 
 const ignoreAdvice = "The last way out: flexnbd serve --ignore-migrated serves this copy although it was given away. " +

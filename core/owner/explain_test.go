@@ -53,6 +53,7 @@ func TestExplainSaysWhatEachRecordMeansAndWhatToRun(t *testing.T) {
 	next := owner.Departure{ID: old, To: toB, Written: when}
 	received := &owner.Received{ID: x, Written: when}
 	plain := &owner.Incomplete{Written: when}
+	touched := &owner.Incomplete{Written: when, Touched: true}
 	prepared := &owner.Incomplete{Prepared: x, Written: when}
 	where := "10.0.0.2:4777, /run/b.sock"
 
@@ -63,8 +64,9 @@ func TestExplainSaysWhatEachRecordMeansAndWhatToRun(t *testing.T) {
 	}{
 		"nothing": {owner.State{}, []string{"no migration records at /srv/disk.img", "flexnbd serve serves", "flexnbd listen"},
 			[]string{"promote", "--ignore-migrated", "--overwrite"}},
-		"plain": {owner.State{Incomplete: plain}, []string{"/srv/disk.img.INCOMPLETE (2026-01-02 03:04:05 UTC)", "torn", "flexnbd listen", "--or-serve"},
-			[]string{"promote", "--ignore-migrated", "It is whole"}},
+		"plain": {owner.State{Incomplete: plain}, []string{"/srv/disk.img.INCOMPLETE (2026-01-02 03:04:05 UTC)", "torn", "flexnbd listen", "--or-serve",
+			"No data has been written to this image since", "remove .INCOMPLETE"}, []string{"promote", "--ignore-migrated", "It is whole", "worth nothing"}},
+		"touched": {owner.State{Incomplete: touched}, []string{"torn", "flexnbd listen", "this copy is worth nothing"}, []string{"No data has been written"}},
 		"prepared": {owner.State{Incomplete: prepared, Received: received},
 			[]string{"holds all of migration " + x.String(), "flexnbd promote " + x.String(), "two owners", "goes before the older records"},
 			[]string{"--ignore-migrated", "may be torn"}},
@@ -74,8 +76,8 @@ func TestExplainSaysWhatEachRecordMeansAndWhatToRun(t *testing.T) {
 			"flexnbd listen here", "serve --ignore-migrated", "Danger"}, []string{"promote", "COMMIT"}},
 		"unlinked": {owner.State{Migrated: &unlinked}, []string{"--unlink", "remove the image and then the records"}, nil},
 		"other":    {owner.State{Migrated: &other}, []string{"cannot acknowledge", "could not confirm", where}, []string{"COMMIT"}},
-		"tried": {owner.State{Next: &next}, []string{"/srv/disk.img.MIGRATED.next", "was tried", old.String(), "listen --overwrite"},
-			[]string{"--ignore-migrated", "promote"}},
+		"tried": {owner.State{Next: &next}, []string{"/srv/disk.img.MIGRATED.next", "was tried", "or was made and then overridden with serve --ignore-migrated", old.String(),
+			"Unless somebody promoted the copy at " + where, "listen --overwrite"}, []string{"Danger"}},
 		"received": {owner.State{Received: received}, []string{"taken over", x.String(), "flexnbd serve", "listen --or-serve", "listen --overwrite"},
 			[]string{"--ignore-migrated", "promote"}},
 	} {

@@ -36,6 +36,7 @@ type destinationFile struct {
 	Version  int       `json:"version"`
 	Kind     string    `json:"kind"`
 	Prepared *ID       `json:"prepared,omitempty"`
+	Touched  bool      `json:"touched,omitempty"`
 	Written  time.Time `json:"written"`
 }
 
@@ -45,6 +46,7 @@ type sourceFile struct {
 	Kind         string    `json:"kind"`
 	ID           ID        `json:"id"`
 	To           []Address `json:"to"`
+	From         Address   `json:"from,omitzero"`
 	Unlink       bool      `json:"unlink"`
 	Unconfirmed  bool      `json:"unconfirmed"`
 	Acknowledged bool      `json:"acknowledged"`
@@ -52,7 +54,7 @@ type sourceFile struct {
 }
 
 func (i Incomplete) encode() []byte {
-	f := destinationFile{Version: version, Kind: kindDestination, Written: i.Written}
+	f := destinationFile{Version: version, Kind: kindDestination, Touched: i.Touched, Written: i.Written}
 	if !i.Prepared.IsZero() {
 		f.Prepared = &i.Prepared
 	}
@@ -60,7 +62,7 @@ func (i Incomplete) encode() []byte {
 }
 
 func (d Departure) encode() []byte {
-	return encode(sourceFile{version, kindSource, d.ID, d.To, d.Unlink, d.Unconfirmed, d.Acknowledged, d.Written})
+	return encode(sourceFile{version, kindSource, d.ID, d.To, d.From, d.Unlink, d.Unconfirmed, d.Acknowledged, d.Written})
 }
 
 func encode(file any) []byte {
@@ -76,7 +78,7 @@ func decodeIncomplete(data []byte) (*Incomplete, error) {
 	if err := decode(data, kindDestination, &f); err != nil {
 		return nil, err
 	}
-	i := &Incomplete{Written: f.Written}
+	i := &Incomplete{Touched: f.Touched, Written: f.Written}
 	if f.Prepared != nil {
 		i.Prepared = *f.Prepared
 	}
@@ -99,7 +101,7 @@ func decodeDeparture(data []byte) (*Departure, error) {
 	if err := decode(data, kindSource, &f); err != nil {
 		return nil, err
 	}
-	d := &Departure{f.ID, f.To, f.Unlink, f.Unconfirmed, f.Acknowledged, f.Written}
+	d := &Departure{f.ID, f.To, f.From, f.Unlink, f.Unconfirmed, f.Acknowledged, f.Written}
 	return d, errors.Join(d.check(), checkTime(f.Written))
 }
 
@@ -115,7 +117,7 @@ func (d *Departure) check() error {
 			return err
 		}
 	}
-	return nil
+	return d.From.checkFrom()
 }
 
 func checkTime(t time.Time) error {

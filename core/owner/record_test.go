@@ -82,6 +82,30 @@ func TestRecordsAreTheseBytes(t *testing.T) {
 	}
 }
 
+// A source that was told to connect from one of its addresses has to do so after a
+// restart too. Records without one, as they were always written, are as valid.
+func TestAddressToConnectFromIsRecorded(t *testing.T) {
+	bound := departure
+	for want, from := range map[string]Address{
+		`"addr": "192.0.2.7"`: {"192.0.2.7", 0}, `"port": 1023`: {"", 1023},
+	} {
+		bound.From = from
+		text := bound.encode()
+		if !strings.Contains(string(text), want) || !strings.Contains(string(text), `"from": {`) {
+			t.Errorf("encoded as %s", text)
+		}
+		if got, err := decodeDeparture(text); err != nil || !reflect.DeepEqual(*got, bound) {
+			t.Errorf("%v: %v, %v", from, got, err)
+		}
+	}
+	for addr, want := range map[string]string{strings.Repeat("a", 256): "256 bytes", "\x1b[2J": "cannot be printed"} {
+		bound.From = Address{Addr: addr}
+		if _, err := decodeDeparture(bound.encode()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("from %q: %v", addr, err)
+		}
+	}
+}
+
 func TestDamagedRecordsAreRefused(t *testing.T) {
 	replaced := func(from, to string) string { return strings.Replace(departureFile, from, to, 1) }
 	for name, c := range map[string]struct{ text, want string }{

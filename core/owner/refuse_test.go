@@ -116,7 +116,7 @@ func TestNothingIsWrittenForWhatIsSo(t *testing.T) {
 	}{
 		{"expect", files{".INCOMPLETE": preparedText}, (*owner.Records).Expect},
 		{"prepare", files{".INCOMPLETE": preparedText}, func(r *owner.Records) error { return r.Prepare(x) }},
-		{"withdraw", files{".INCOMPLETE": plainText}, (*owner.Records).Withdraw},
+		{"withdraw", files{".INCOMPLETE": touchedText}, (*owner.Records).Withdraw},
 		{"take over", files{".RECEIVED": receivedText}, func(r *owner.Records) error { return r.TakeOver(old) }},
 		{"acknowledge", files{".MIGRATED": ackedText}, (*owner.Records).Acknowledge},
 		{"ignore", files{".MIGRATED.next": nextText}, (*owner.Records).IgnoreDeparture},

@@ -40,6 +40,7 @@ type scene struct {
 // What the files of the scenes hold. The releases to come must read them.
 const (
 	plainText    = `{"version":1,"kind":"destination","written":"2026-01-02T03:04:05Z"}`
+	touchedText  = `{"version":1,"kind":"destination","touched":true,"written":"2026-01-02T03:04:05Z"}`
 	preparedText = `{"version":1,"kind":"destination","prepared":"11000000000000000000000000000001","written":"2026-01-02T03:04:05Z"}`
 	receivedText = `{"version":1,"kind":"destination","prepared":"22000000000000000000000000000002","written":"2026-01-02T03:04:05Z"}`
 	nextText     = `{"version":1,"kind":"source","id":"22000000000000000000000000000002","to":[{"addr":"10.0.0.2","port":4777}],"unlink":false,"unconfirmed":false,"acknowledged":false,"written":"2026-01-02T03:04:05Z"}`
@@ -57,6 +58,8 @@ func departure(id owner.ID) owner.Departure { return owner.Departure{ID: id, To:
 var scenes = []scene{
 	{name: "expect, first", place: beside,
 		op: (*owner.Records).Expect, before: "", after: "incomplete"},
+	{name: "withdraw before the first data", place: beside, records: files{".INCOMPLETE": plainText},
+		op: (*owner.Records).Withdraw, before: "incomplete", after: "incomplete:touched"},
 	{name: "retract", place: beside, ready: (*owner.Records).Expect,
 		op: (*owner.Records).Retract, before: "incomplete", after: ""},
 	{name: "retract over a right copy", place: beside, records: files{".RECEIVED": receivedText}, ready: (*owner.Records).Expect,
@@ -73,7 +76,7 @@ var scenes = []scene{
 	{name: "prepare", place: beside, records: files{".INCOMPLETE": plainText},
 		op: func(r *owner.Records) error { return r.Prepare(x) }, before: "incomplete", after: "incomplete:11"},
 	{name: "withdraw", place: beside, records: files{".INCOMPLETE": preparedText},
-		op: (*owner.Records).Withdraw, before: "incomplete:11", after: "incomplete"},
+		op: (*owner.Records).Withdraw, before: "incomplete:11", after: "incomplete:touched"},
 	{name: "take over", place: beside, records: files{".INCOMPLETE": preparedText},
 		op: func(r *owner.Records) error { return r.TakeOver(x) }, before: "incomplete:11", after: "received:11"},
 	{name: "take over again", place: inState, records: files{".INCOMPLETE": preparedText, ".RECEIVED": receivedText},
@@ -144,7 +147,11 @@ func (s scene) length() (int, error) {
 func describe(s owner.State) string {
 	var parts []string
 	if i := s.Incomplete; i != nil {
-		parts = append(parts, "incomplete"+tag(i.Prepared))
+		text := "incomplete" + tag(i.Prepared)
+		if i.Touched && i.Prepared.IsZero() {
+			text += ":touched"
+		}
+		parts = append(parts, text)
 	}
 	if m := s.Migrated; m != nil {
 		parts = append(parts, departed("migrated", m))

@@ -9,6 +9,9 @@ type Incomplete struct {
 	// Prepared is the only migration whose COMMIT makes this copy the right one.
 	// Zero: plain, and what the image holds may be torn.
 	Prepared ID
+	// Touched: data of a migration may have been written to the image since
+	// .INCOMPLETE was made. Filled in by [Records.Withdraw] and [Records.Prepare].
+	Touched bool
 	// Written is when; filled in by the package.
 	Written time.Time
 }
@@ -27,6 +30,9 @@ type Departure struct {
 	// To is where the new owner listens and where it will serve: 1 to 16
 	// addresses, in the order in which COMMIT tries them.
 	To []Address
+	// From is the local address to connect from, where the new owner has an access
+	// list (mirror --bind). Zero: any, and records without it are as valid.
+	From Address
 	// Unlink: the image is to be removed once the new owner has acknowledged.
 	Unlink bool
 	// Unconfirmed: nobody at the other end knows COMMIT (flexnbd 0.x, other NBD

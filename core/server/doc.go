@@ -12,6 +12,9 @@
 // requests with ESHUTDOWN, finish those in flight and close. Then the disk is
 // flushed, and Run returns.
 //
+// After Disconnect the disk belongs to somebody else. It is not flushed, and nothing
+// that its backend does, or does not do, makes Run fail.
+//
 // When the sessions take longer than Config.StopTimeout, their connections are
 // cut. A client that does not read loses its connection by that, and nothing else:
 // the flush still takes place. Only a session that does not end even so waits for

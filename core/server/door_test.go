@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -379,9 +380,85 @@ func TestStopAfterDisconnectWaitsForNoDeafClient(t *testing.T) {
 		if took := time.Since(began); took != movedTimeout {
 			t.Errorf("it took %v", took)
 		}
-		if got := r.all(); !slices.Contains(got, "flush") {
-			t.Errorf("what happened is %v", got)
+		if got := r.all(); slices.Contains(got, "flush") {
+			t.Errorf("a disk that has moved away was flushed: %v", got)
 		}
+	})
+}
+
+// TestStopAfterDisconnectDoesNotFlush: a backend whose flush fails does
+// not make a migration fail that has succeeded.
+func TestStopAfterDisconnectDoesNotFlush(t *testing.T) {
+	r := start(t, func(_ *Config, _ *export.Options, d *disk) { d.flushErr = syscall.EIO })
+	r.config.Export.Gate().Close()
+	r.Disconnect()
+	r.stop()
+	if err := r.result(); err != nil {
+		t.Errorf("Run returned %v", err)
+	}
+	if got := r.all(); slices.Contains(got, "flush") {
+		t.Errorf("what happened is %v", got)
+	}
+}
+
+// TestBackendThatHangsIsNoErrorOnceTheDiskHasMoved: it is abandoned, since the process
+// has to end. One that not even that ends is no error either.
+func TestBackendThatHangsIsNoErrorOnceTheDiskHasMoved(t *testing.T) {
+	for name, ends := range map[string]bool{"ends": true, "hangs on": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := start(t, func(_ *Config, _ *export.Options, d *disk) { d.blocked = make(chan struct{}) })
+				c := r.connect("10.0.0.1:1").enter()
+				c.writeOneByte()
+				c.send(nbd.CmdRead, 4096)
+				<-r.disk.entered
+				r.config.Export.Gate().Close()
+				r.Disconnect()
+				began := time.Now()
+				r.stop()
+				<-r.abandoned
+				if took := time.Since(began); took != movedTimeout+cutTimeout {
+					t.Errorf("the backend was abandoned after %v", took)
+				}
+				if ends {
+					close(r.disk.blocked)
+				}
+				if err := r.result(); err != nil {
+					t.Errorf("Run returned %v", err)
+				}
+				if !ends {
+					close(r.disk.blocked)
+				}
+				c.wantEnd()
+				synctest.Wait()
+				if got := r.all(); slices.Contains(got, "flush") {
+					t.Errorf("what happened is %v", got)
+				}
+			})
+		})
+	}
+}
+
+// TestMoveInTheMiddleOfTheStop comes while clients have their time to finish.
+func TestMoveInTheMiddleOfTheStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, func(_ *Config, _ *export.Options, d *disk) {
+			d.blocked = make(chan struct{})
+			d.flushErr = syscall.EIO
+		})
+		c := r.connect("10.0.0.1:1").enter()
+		c.writeOneByte()
+		c.send(nbd.CmdRead, 4096)
+		<-r.disk.entered
+		r.stop()
+		synctest.Wait()
+		r.config.Export.Gate().Close()
+		r.Disconnect()
+		close(r.disk.blocked)
+		if err := r.result(); err != nil {
+			t.Errorf("Run returned %v", err)
+		}
+		_ = c.Close()
 	})
 }
 

@@ -29,8 +29,10 @@ type Config struct {
 	Migration session.Migration
 	// ACL says who is served; anyone else is disconnected at once.
 	ACL acl.List
-	// MaxClients bounds the connections, those in their handshake included. A
-	// further one is closed at once.
+	// MaxClients bounds the clients. Handshakes count as clients while there are
+	// places for them. A further connection is closed at once or, where there is a
+	// Migration, soon: at the latest when it asks for the disk. Those of a
+	// migration do not count and are always let in.
 	MaxClients int
 	// Abandon makes every call of the Export's Store fail, now and later.
 	Abandon func()
@@ -75,16 +77,25 @@ func New(config Config) *Server {
 	return &Server{
 		config: config,
 		clients: clients{
-			guard: acl.NewGuard(config.ACL),
-			most:  config.MaxClients,
-			open:  map[*connection]struct{}{},
+			guard:  acl.NewGuard(config.ACL),
+			most:   config.MaxClients,
+			spares: spares(config),
+			open:   map[*connection]struct{}{},
 		},
 		door:  door{listener: config.Listener},
 		moved: make(chan struct{}),
 	}
 }
 
-// Clients is how many connections there are.
+func spares(config Config) int {
+	if config.Migration == nil {
+		return 0
+	}
+	return maxSpares
+}
+
+// Clients is how many clients are connected, those in their handshake included. The
+// connections of a migration are none.
 func (s *Server) Clients() int { return s.clients.count() }
 
 // ReplaceACL puts another access list in force, at once and as a whole, and
@@ -108,7 +119,8 @@ func (s *Server) Leave() error { return s.door.shut() }
 func (s *Server) Disconnect() { s.away.Do(func() { close(s.moved) }) }
 
 // Run serves until stop ends, then shuts down as the package comment says. The
-// error is nil when everything that was acknowledged is durable. Not being able
+// error is nil when everything that was acknowledged is durable, here or, after
+// Disconnect, where the disk has gone. Not being able
 // to accept any more also ends it, with an error. If a request hangs where Abandon
 // can't reach it, its session outlives Run; the process has to end then.
 func (s *Server) Run(stop, force context.Context) error {
@@ -143,7 +155,7 @@ func (s *Server) accept(stop, cutting context.Context, stopping <-chan struct{},
 		case err != nil:
 			return err
 		}
-		cl, why := s.clients.admit(cutting, conn.Peer)
+		cl, spare, why := s.clients.admit(cutting, conn.Peer)
 		if cl == nil {
 			s.config.Log.Warn("client turned away: "+why, "peer", conn.Peer.Address)
 			_ = conn.Socket.Close()
@@ -151,28 +163,37 @@ func (s *Server) accept(stop, cutting context.Context, stopping <-chan struct{},
 		}
 		sessions.Go(func() {
 			defer s.clients.leave(cl)
-			s.serve(cl, stopping, conn)
+			s.serve(cl, spare, stopping, conn)
 		})
 	}
 }
 
-// serve runs one session.
-func (s *Server) serve(cl *connection, stopping <-chan struct{}, conn transport.Conn) {
-	log := s.config.Log.ResetNamed(cl.name)
+// serve runs one session. spare: there is no place for it unless it is a migration's.
+func (s *Server) serve(cl *connection, spare bool, stopping <-chan struct{}, conn transport.Conn) {
+	log := s.config.Log.ResetNamed(cl.name())
 	log.Info("connected", "peer", cl.peer.Address, "network", cl.peer.Network)
+	handshakeTimeout := s.config.HandshakeTimeout
+	if spare {
+		log.Warn(s.clients.full()+": nobody is let in but a migration", "peer", cl.peer.Address)
+		if handshakeTimeout == 0 || handshakeTimeout > spareTime {
+			handshakeTimeout = spareTime
+		}
+	}
 	err := session.Serve(cl.ctx, conn.Socket, session.Config{
 		Export:           s.config.Export,
 		Log:              log,
 		Stopping:         stopping,
 		Moved:            s.moved,
 		Migration:        s.config.Migration,
+		Admission:        cl,
 		Peer:             cl.peer.Address,
 		Handshake:        s.config.Handshake,
-		HandshakeTimeout: s.config.HandshakeTimeout,
+		HandshakeTimeout: handshakeTimeout,
 		RequestTimeout:   s.config.RequestTimeout,
 	})
-	if errors.Is(context.Cause(cl.ctx), errEvicted) {
-		err = errEvicted
+	switch why := context.Cause(cl.ctx); why {
+	case errEvicted, errGaveWay, errTooManySenders:
+		err = why
 	}
 	switch {
 	case errors.Is(err, export.ErrMovedAway):
@@ -186,26 +207,52 @@ func (s *Server) serve(cl *connection, stopping <-chan struct{}, conn transport.
 }
 
 // finish waits for the sessions, or cuts them off, then flushes.
+//
+// Once the disk has been given away nothing of that is an error, and there is no
+// flush: whatever was acknowledged is at its new home, durably, and a backend here
+// that is slow, broken or hanging loses nothing of it. A failure would say that the
+// migration had failed. Where it is not sure whether the disk was given away, whoever
+// called Disconnect has an error of his own.
 func (s *Server) finish(force context.Context, sessions *sync.WaitGroup, cut context.CancelFunc) error {
+	err := s.windUp(force, sessions, cut)
+	if err != nil && s.hasMoved() {
+		s.config.Log.Warn("the end was not in order, which loses nothing since the disk has moved away", "error", err)
+		return nil
+	}
+	return err
+}
+
+func (s *Server) hasMoved() bool {
+	select {
+	case <-s.moved:
+		return true
+	default:
+		return false
+	}
+}
+
+// windUp is finish, in which everything matters.
+func (s *Server) windUp(force context.Context, sessions *sync.WaitGroup, cut context.CancelFunc) error {
 	done := make(chan struct{})
 	go func() { sessions.Wait(); close(done) }()
 
 	limit := s.config.StopTimeout
-	select {
-	case <-s.moved:
+	if s.hasMoved() {
 		limit = min(limit, movedTimeout)
-	default:
 	}
 	ended := await(force, done, limit)
 	if !ended && force.Err() == nil {
-		s.config.Log.Warn("clients do not finish and are cut off", "after", limit, "clients", s.Clients())
+		s.config.Log.Warn("clients do not finish and are cut off", "after", limit, "connections", s.clients.connections())
 		cut()
 		ended = await(force, done, cutTimeout)
+	}
+	if ended && s.hasMoved() {
+		return nil
 	}
 	if ended {
 		return s.flush(force)
 	}
-	s.config.Log.Warn("requests in flight are given up, the backend is ended", "clients", s.Clients())
+	s.config.Log.Warn("requests in flight are given up, the backend is ended", "connections", s.clients.connections())
 	cut()
 	s.config.Abandon()
 	if !await(context.WithoutCancel(force), done, cutTimeout) {

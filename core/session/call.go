@@ -163,7 +163,11 @@ func (c *call) failed(err error) reply {
 		return reply{call: c}
 	}
 	errno := nbd.ErrnoOf(err, c.request.Flags.Has(nbd.CmdFlagFastZero))
-	c.t.log.Warn("request failed", "command", c.request.Command, "offset", c.request.Offset, "length", c.request.Length, "errno", errno, "error", err)
+	log := c.t.log.Warn
+	if c.t.agreed.sender != nil {
+		log = c.t.log.Info // many fail at once, and the sender says once what that means
+	}
+	log("request failed", "command", c.request.Command, "offset", c.request.Offset, "length", c.request.Length, "errno", errno, "error", err)
 	return c.errorReply(errno, err.Error())
 }
 

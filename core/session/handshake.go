@@ -221,6 +221,9 @@ func (h *handshake) exportName(data []byte) (bool, error) {
 	if why := h.guest(); why != "" {
 		return false, fmt.Errorf("EXPORT_NAME refused: %s", why)
 	}
+	if why := h.crowded(); why != "" {
+		return false, fmt.Errorf("EXPORT_NAME refused: %s", why)
+	}
 	flags := transmissionFlags(h.config.Export, h.structured)
 	return true, h.send(nbd.AppendExportNameReply(nil, uint64(h.config.Export.Size()), flags, h.noZeroes))
 }
@@ -239,6 +242,11 @@ func (h *handshake) info(opt nbd.Option, data []byte) (bool, error) {
 		return false, h.refuse(opt, nbd.RepErrInvalid, err.Error())
 	case name != exportName:
 		return false, h.refuse(opt, nbd.RepErrUnknown, "there is only the default export, whose name is empty")
+	}
+	if opt == nbd.OptGo {
+		if why := h.crowded(); why != "" {
+			return false, h.refuse(opt, nbd.RepErrPolicy, why)
+		}
 	}
 	e := h.config.Export
 	out := nbd.AppendOptionReply(nil, opt, nbd.RepInfo,
@@ -310,6 +318,22 @@ func (h *handshake) guest() string {
 	return h.config.Migration.Guest()
 }
 
+// crowded says why there is no room for the client, or nothing. A migration has room.
+func (h *handshake) crowded() string {
+	if h.config.Admission == nil || h.link.sender != nil {
+		return ""
+	}
+	return h.config.Admission.Client()
+}
+
+// adopt makes the connection a migration's.
+func (h *handshake) adopt(s Sender, purpose nbd.MigrationPurpose) {
+	h.link.adopt(s)
+	if h.config.Admission != nil {
+		h.config.Admission.Migration(purpose)
+	}
+}
+
 // migrate answers the option with which another server migrates its disk to this
 // one. See docs/migration-protocol.md.
 func (h *handshake) migrate(data []byte) error {
@@ -328,7 +352,7 @@ func (h *handshake) migrate(data []byte) error {
 	case err != nil:
 		return h.refuse(nbd.OptMigrate, nbd.RepErrPolicy, err.Error())
 	}
-	h.link.adopt(sender)
+	h.adopt(sender, hello.Purpose)
 	h.commitOnly = hello.Purpose == nbd.MigrationCommit
 	out := nbd.AppendOptionReply(nil, nbd.OptMigrate, nbd.RepMigrate, nbd.AppendMigrationAnswer(nil, answer))
 	return h.send(nbd.AppendOptionReply(out, nbd.OptMigrate, nbd.RepAck, nil))

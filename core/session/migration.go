@@ -78,3 +78,15 @@ type Refusal struct {
 }
 
 func (r *Refusal) Error() string { return r.Text }
+
+// Admission is what limits the clients of a server, and has to know for that what a
+// connection is: a migration may not be kept out because of them. One belongs to one
+// connection, which calls its methods one at a time.
+type Admission interface {
+	// Client is asked whenever a client is about to be let to the disk: why there
+	// is no room for it, in a sentence for people. Empty lets it in.
+	Client() (refusal string)
+	// Migration is told that the connection is none of a client, but a
+	// migration's. It is called once, and Client never after it.
+	Migration(purpose nbd.MigrationPurpose)
+}

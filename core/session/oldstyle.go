@@ -2,7 +2,11 @@
 
 package session
 
-import "github.com/flexnbd/flexnbd/core/nbd"
+import (
+	"fmt"
+
+	"github.com/flexnbd/flexnbd/core/nbd"
+)
 
 // Handshake is the kind of handshake that a session begins with. The server
 // speaks first, so one port can have only one kind.
@@ -29,8 +33,11 @@ func (h *handshake) oldstyle() (*agreement, error) {
 			return nil, err
 		}
 		if sender != nil {
-			h.link.adopt(sender)
+			h.adopt(sender, nbd.MigrationSend)
 		}
+	}
+	if why := h.crowded(); why != "" {
+		return nil, fmt.Errorf("refused: %s", why)
 	}
 	agreed := &agreement{flags: nbd.OldstyleFlags, sender: h.link.sender, oldstyle: true}
 	_, err := h.out.Write(nbd.AppendOldstyleGreeting(nil, uint64(h.config.Export.Size()), agreed.flags))

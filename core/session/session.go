@@ -35,6 +35,8 @@ type Config struct {
 	// Migration is asked whether the disk may be served, and by whom it may be
 	// sent. Nil: to everybody, and by nobody.
 	Migration Migration
+	// Admission decides whether there is room for the client. Nil: there always is.
+	Admission Admission
 	// Peer names the client to Migration.
 	Peer string
 	// Handshake is the kind that the client has to speak.

@@ -38,6 +38,7 @@ type transmission struct {
 	queue    wire.Queue
 	batch    []*wire.Request // read, not yet submitted; the reader's own
 	taken    int             // requests read since the last wait; the reader's own
+	warned   bool            // of a loud refusal; the reader's own
 	inFlight sync.WaitGroup  // requests submitted whose sink has not returned
 	outbox   *outbox
 
@@ -165,7 +166,7 @@ func (t *transmission) receive() error {
 		switch {
 		case errors.Is(err, nbd.ErrMagic):
 			if t.takeSlot() == nil { // it may understand an answer
-				t.refuse(newCall(t, r), &refusal{nbd.EINVAL, "the request has a wrong magic number"})
+				t.refuse(newCall(t, r), &refusal{errno: nbd.EINVAL, why: "the request has a wrong magic number"})
 			}
 			return err
 		case err != nil:
@@ -231,7 +232,7 @@ func (t *transmission) handle(c *call) error {
 		if isClosed(t.moved) {
 			return export.ErrMovedAway // no answer, not even that the server stops
 		}
-		bad = &refusal{nbd.ESHUTDOWN, "the server shuts down"}
+		bad = &refusal{errno: nbd.ESHUTDOWN, why: "the server shuts down"}
 	}
 	if bad != nil {
 		defer t.settled()
@@ -272,9 +273,13 @@ func (t *transmission) handle(c *call) error {
 	return nil
 }
 
-// refuse answers a request that is not carried out.
+// refuse answers a request that is not carried out. The reader calls it.
 func (t *transmission) refuse(c *call, bad *refusal) {
-	t.log.Info("request refused", "command", c.request.Command, "offset", c.request.Offset, "length", c.request.Length, "errno", bad.errno, "why", bad.why)
+	level := hclog.Info
+	if bad.loud && !t.warned {
+		level, t.warned = hclog.Warn, true
+	}
+	t.log.Log(level, "request refused", "command", c.request.Command, "offset", c.request.Offset, "length", c.request.Length, "errno", bad.errno, "why", bad.why)
 	t.outbox.put(c.errorReply(bad.errno, bad.why))
 }
 

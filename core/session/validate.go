@@ -12,6 +12,7 @@ import (
 type refusal struct {
 	errno nbd.Errno
 	why   string
+	loud  bool // an operator has to hear of it, once in a connection
 }
 
 // validate is the one place that judges a request, in the order of
@@ -19,21 +20,27 @@ type refusal struct {
 // be carried out. Whoever handles it afterwards relies on it.
 func (t *transmission) validate(r nbd.Request) *refusal {
 	if t.agreed.commitOnly && r.Command != nbd.CmdCommit {
-		return &refusal{nbd.EPERM, "the connection was opened for COMMIT"} // it is let in whoever else is not
+		return &refusal{errno: nbd.EPERM, why: "the connection was opened for COMMIT"} // it is let in whoever else is not
+	}
+	if r.Command == nbd.CmdRead && r.Length > 0 && t.agreed.oldstyle && t.agreed.sender != nil {
+		// Nothing tells an oldstyle sender from a client but that senders do not
+		// read. A client must not get what is no disk yet.
+		return &refusal{errno: nbd.EPERM, loud: true, why: "this server waits for a disk, so it has taken the oldstyle connection " +
+			"for the sender's, which has nothing to read; the disk is served when it has arrived"}
 	}
 	write := r.Command == nbd.CmdWrite || r.Command == nbd.CmdTrim || r.Command == nbd.CmdWriteZeroes
 	if write && t.export.ReadOnly() {
-		return &refusal{nbd.EPERM, "the export is read-only"}
+		return &refusal{errno: nbd.EPERM, why: "the export is read-only"}
 	}
 	allowed, known := t.allowedFlags(r.Command)
 	if !known {
-		return &refusal{nbd.EINVAL, r.Command.String() + " is unknown or was not agreed on"}
+		return &refusal{errno: nbd.EINVAL, why: r.Command.String() + " is unknown or was not agreed on"}
 	}
 	if bad := t.checkRange(r); bad != nil {
 		return bad
 	}
 	if extra := r.Flags &^ allowed; extra != 0 {
-		return &refusal{nbd.EINVAL, fmt.Sprintf("%s does not take the flags %s", r.Command, extra)}
+		return &refusal{errno: nbd.EINVAL, why: fmt.Sprintf("%s does not take the flags %s", r.Command, extra)}
 	}
 	return nil
 }
@@ -79,17 +86,17 @@ func (t *transmission) checkRange(r nbd.Request) *refusal {
 	case r.Command == nbd.CmdFlush:
 		return nil
 	case onlySenders(r.Command) && (r.Offset != 0 || r.Length != 0):
-		return &refusal{nbd.EINVAL, r.Command.String() + " has offset and length 0"}
+		return &refusal{errno: nbd.EINVAL, why: r.Command.String() + " has offset and length 0"}
 	case r.Offset > size || length > size-r.Offset:
 		errno := nbd.EINVAL
 		if r.Command == nbd.CmdWrite || r.Command == nbd.CmdWriteZeroes {
 			errno = nbd.ENOSPC
 		}
-		return &refusal{errno, fmt.Sprintf("%s of %d bytes at %d is outside the export of %d bytes", r.Command, length, r.Offset, size)}
+		return &refusal{errno: errno, why: fmt.Sprintf("%s of %d bytes at %d is outside the export of %d bytes", r.Command, length, r.Offset, size)}
 	case length > MaxRequest && (r.Command == nbd.CmdRead || r.Command == nbd.CmdWrite):
-		return &refusal{nbd.EOVERFLOW, fmt.Sprintf("%s of %d bytes is over the maximum of %d", r.Command, length, MaxRequest)}
+		return &refusal{errno: nbd.EOVERFLOW, why: fmt.Sprintf("%s of %d bytes is over the maximum of %d", r.Command, length, MaxRequest)}
 	case length == 0 && r.Command == nbd.CmdBlockStatus:
-		return &refusal{nbd.EINVAL, "BLOCK_STATUS of no bytes"}
+		return &refusal{errno: nbd.EINVAL, why: "BLOCK_STATUS of no bytes"}
 	}
 	return nil
 }

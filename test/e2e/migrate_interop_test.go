@@ -335,7 +335,7 @@ func TestListenForOldFlexnbd(t *testing.T) {
 			}
 			c.send(s.elderSource(size))
 			if !c.owns {
-				eventually(t, "the connection's end is noticed", func() bool { return s.state()["num_clients"] == "0" })
+				eventually(t, "the connection's end is noticed", func() bool { return s.state()["arrival_from"] == "" })
 				if state := s.state(); state["has_control"] != "false" {
 					t.Errorf("the listener has taken over: %v", state)
 				}
