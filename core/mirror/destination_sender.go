@@ -39,7 +39,7 @@ func (s *sender) Begin(off, length int64) error {
 	}
 	if !a.began {
 		if err := d.firstData(a); err != nil {
-			d.becomeOver(a, err)
+			d.breaks(a, err)
 			return err
 		}
 		a.began = true

@@ -122,12 +122,13 @@ func TestSettledAttemptThatHasEndedIsNoSuccess(t *testing.T) {
 // slowReader is a reader whose Submit takes its time.
 type slowReader struct {
 	wire.Queue
-	entered, release chan struct{}
+	entered chan struct{}
+	release *release
 }
 
 func (r *slowReader) Submit(requests []*wire.Request) {
 	close(r.entered)
-	<-r.release
+	<-r.release.c
 	r.Queue.Submit(requests)
 }
 
@@ -136,7 +137,7 @@ func (r *slowReader) Submit(requests []*wire.Request) {
 func TestEndWaitsForAReadThatIsAboutToBegin(t *testing.T) {
 	o, _, x, release := stuck(t)
 	release()
-	reader := &slowReader{entered: make(chan struct{}), release: make(chan struct{})}
+	reader := &slowReader{entered: make(chan struct{}), release: newRelease(t)}
 	x.through.mu.Lock()
 	reader.Queue, x.through.reader = x.through.reader, reader
 	x.through.mu.Unlock()
@@ -145,7 +146,7 @@ func TestEndWaitsForAReadThatIsAboutToBegin(t *testing.T) {
 	arrived(t, reader.entered, "the read")
 	broken := later(func() error { return o.source.Break(context.Background()) })
 	pending(t, broken, "the attempt ended under a read")
-	close(reader.release)
+	reader.release.open()
 	must(t, arrived(t, broken, "Break"))
 	must(t, arrived(t, written, "the write"))
 	o.serves()

@@ -79,9 +79,10 @@ func prepareIOError(t *testing.T) {
 }
 
 // PREPARE's record is the last of those that a destination writes before COMMIT: the
-// others are the probe at its start and the first .INCOMPLETE.
+// others are the probe at its start, the first .INCOMPLETE, and the note of the first data
+// in it.
 func prepareRecordFails(t *testing.T) {
-	for point, earlier := range map[string]int{"owner-written": 2, "owner-synced": 2, "owner-renamed": 1, "owner-dir-synced": 3} {
+	for point, earlier := range map[string]int{"owner-written": 3, "owner-synced": 3, "owner-renamed": 2, "owner-dir-synced": 4} {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()
 			errno := "EIO"
