@@ -121,7 +121,7 @@ func TestFailedWithdrawalLetsNoDataIn(t *testing.T) {
 	s.hooks.hook(func() { s.hooks.onSync = func() error { return syscall.ENOSPC } })
 	wantErrno(t, "data", c.write(0, 11), nbd.ENOSPC)
 	s.hooks.hook(func() { s.hooks.onSync = nil })
-	wantErrno(t, "data of an attempt that is over", c.write(1, 11), nbd.EPERM)
+	wantErrno(t, "data of an attempt that is over, for the same reason", c.write(1, 11), nbd.ENOSPC)
 	if !wholly(s.disk.content(), 10) {
 		t.Fatal("data has landed")
 	}
