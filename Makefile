@@ -24,6 +24,9 @@ BUILDFLAGS = -trimpath -buildvcs=false
 CC_FOUND := $(shell command -v $(firstword $(shell $(GO) env CC)) 2>/dev/null)
 RACE      = $(if $(CC_FOUND),-race,)
 
+# These take longest, so they begin first; ./... has them too, which counts once.
+LONGEST = ./test/e2e ./test/crash ./test/conformance
+
 .DEFAULT_GOAL := build
 .PHONY: build test vet demo lint lint-arrows fmt-check man-check fuzz bench bench-compare soak \
 	proto proto-check changelog changelog-check install uninstall clean help
@@ -40,7 +43,7 @@ test: build vet ## all tests, with the race detector where there is a C compiler
 ifeq ($(RACE),)
 	@echo 'make test: no C compiler ($(shell $(GO) env CC)) found: running WITHOUT the race detector' >&2
 endif
-	$(if $(RACE),CGO_ENABLED=1) $(GO) test $(RACE) -timeout 5m ./...
+	$(if $(RACE),CGO_ENABLED=1) $(GO) test $(RACE) -timeout 5m $(LONGEST) ./...
 	$(GO) test -tags failpoints ./core/failpoint
 
 demo: build ## serve an image, write and read it, show status and processes

@@ -271,7 +271,7 @@ func (s *serving) unlink(context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
+	defer func() { _ = dir.Close() }()
 	if err := os.Remove(path); err != nil {
 		return err
 	}

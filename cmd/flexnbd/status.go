@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os/signal"
 	"strconv"
 	"strings"
@@ -53,13 +54,21 @@ func (c *statusCommand) Execute(args []string) error {
 		case <-again.C:
 		}
 		err := c.show(ctx)
-		if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) || ctx.Err() != nil {
-			return nil // the server has ended
-		}
-		if err != nil {
+		switch {
+		case err == nil:
+		case ctx.Err() != nil, hasEnded(err):
+			return nil
+		default:
 			return err
 		}
 	}
+}
+
+// hasEnded says whether a server that answered before has ended, perhaps in the middle
+// of this request.
+func hasEnded(err error) bool {
+	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // show asks once and prints the answer.

@@ -52,7 +52,7 @@ func readAnswer(r io.Reader) (Answer, error) {
 	case !errors.Is(err, io.EOF):
 		return Answer{}, err
 	case line == "":
-		return Answer{}, errors.New("the server closed the connection without an answer")
+		return Answer{}, fmt.Errorf("the server ended, or was stopped, before it answered: %w", io.ErrUnexpectedEOF)
 	}
 	return Answer{}, fmt.Errorf("%w: %q has no end", errGarbage, line[:min(len(line), 80)])
 }

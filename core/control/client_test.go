@@ -109,7 +109,7 @@ func TestServerThatHangsUpIsReported(t *testing.T) {
 		}
 	})
 	_, err := Call(context.Background(), path, "status")
-	if err == nil || !strings.Contains(err.Error(), "without an answer") {
+	if err == nil || !strings.Contains(err.Error(), "before it answered") {
 		t.Errorf("have %v", err)
 	}
 }

@@ -4,6 +4,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"io"
 	"testing"
 	"time"
@@ -65,7 +66,7 @@ func TestHangupEndsAVerb(t *testing.T) {
 			}
 			select {
 			case err := <-p.ended:
-				if err != context.Canceled {
+				if !errors.Is(err, context.Canceled) {
 					t.Errorf("it ended with %v", err)
 				}
 			case <-time.After(within):

@@ -73,7 +73,7 @@ func TestFailedFlushThatNobodyWasToldOfStaysPending(t *testing.T) {
 	s.data[0] = 1
 	e := serve(t, s)
 	idle := e.connect(t)
-	e.flusher.latch(errTest)
+	_ = e.flusher.latch(errTest)
 	idle.Close()
 	wantPending(t, e, errTest, "with nobody connected")
 	if err := e.Flush(t.Context()); !errors.Is(err, errTest) {

@@ -422,9 +422,9 @@ func TestListeningWaitsThroughTheLossOfItsTransport(t *testing.T) {
 	lost := func() int { return strings.Count(w.log.String(), "lost before it could listen and is replaced") }
 	for i, signal := range []syscall.Signal{unix.SIGKILL, unix.SIGSTOP} {
 		for len(w.refused) > 0 {
-			<-w.refused
+			_ = <-w.refused
 		}
-		<-w.refused // so that the process is there
+		_ = <-w.refused // so that the process is there
 		old := children(t)
 		if len(old) != 1 {
 			t.Fatalf("processes %v run", old)
@@ -450,7 +450,7 @@ func TestListeningGivesUpATransportThatAlwaysCrashes(t *testing.T) {
 	t.Cleanup(func() { maxRestarts = old })
 	address, _ := taken(t)
 	w := listenWhenFree(t, t.Context(), address)
-	<-w.refused
+	_ = <-w.refused
 	w.order(t, "exit", "listen")
 	m := <-w.result
 	if !strings.Contains(fmt.Sprint(m.err), "transport test was started 3 times within") || !is(m.err, wire.ErrPluginGone) {

@@ -191,8 +191,8 @@ func (s *Server) serve(cl *connection, spare bool, stopping <-chan struct{}, con
 		HandshakeTimeout: handshakeTimeout,
 		RequestTimeout:   s.config.RequestTimeout,
 	})
-	switch why := context.Cause(cl.ctx); why {
-	case errEvicted, errGaveWay, errTooManySenders:
+	why := context.Cause(cl.ctx)
+	if errors.Is(why, errEvicted) || errors.Is(why, errGaveWay) || errors.Is(why, errTooManySenders) {
 		err = why
 	}
 	switch {

@@ -96,7 +96,7 @@ func TestMigrationNeedsNoRoom(t *testing.T) {
 	for _, purpose := range []nbd.MigrationPurpose{nbd.MigrationSend, nbd.MigrationCommit} {
 		h, d := newHost(t), &doorkeeper{refusal: noRoom}
 		h.setGuest("")
-		var refuse error = errors.New("not now")
+		refuse := errors.New("not now")
 		h.onHello = func(context.Context) error { return refuse }
 		c := connect(t, Config{Export: open(t, newDisk(testSize)), Migration: h, Admission: d})
 		c.greet(fixedNoZeroes)

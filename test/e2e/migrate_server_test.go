@@ -103,7 +103,8 @@ func (s *server) reaches(key string, values ...string) {
 func (s *server) copies(n int) {
 	s.t.Helper()
 	eventually(s.t, "the migration copies", func() bool {
-		return number(s.t, s.state()["migration_bytes_sent"]) >= n
+		sent, copying := s.state()["migration_bytes_sent"]
+		return copying && number(s.t, sent) >= n
 	})
 }
 
