@@ -392,13 +392,19 @@ func (w *waiting) succeeds(t *testing.T, address transport.Address) {
 	}
 }
 
+// wantRefusal waits until the address has been refused once more.
+func (w *waiting) wantRefusal(t *testing.T) {
+	t.Helper()
+	if err := <-w.refused; err == nil {
+		t.Fatal("refused for no reason")
+	}
+}
+
 func TestListeningWaitsUntilTheAddressIsFree(t *testing.T) {
 	address, leave := taken(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	given := listenWhenFree(t, ctx, address)
-	if err := <-given.refused; err == nil {
-		t.Fatal("refused for no reason")
-	}
+	given.wantRefusal(t)
 	cancel()
 	if m := <-given.result; m.err == nil {
 		t.Fatal("listened at an address that was taken")
@@ -422,9 +428,9 @@ func TestListeningWaitsThroughTheLossOfItsTransport(t *testing.T) {
 	lost := func() int { return strings.Count(w.log.String(), "lost before it could listen and is replaced") }
 	for i, signal := range []syscall.Signal{unix.SIGKILL, unix.SIGSTOP} {
 		for len(w.refused) > 0 {
-			_ = <-w.refused
+			w.wantRefusal(t)
 		}
-		_ = <-w.refused // so that the process is there
+		w.wantRefusal(t)
 		old := children(t)
 		if len(old) != 1 {
 			t.Fatalf("processes %v run", old)
@@ -450,7 +456,7 @@ func TestListeningGivesUpATransportThatAlwaysCrashes(t *testing.T) {
 	t.Cleanup(func() { maxRestarts = old })
 	address, _ := taken(t)
 	w := listenWhenFree(t, t.Context(), address)
-	_ = <-w.refused
+	w.wantRefusal(t)
 	w.order(t, "exit", "listen")
 	m := <-w.result
 	if !strings.Contains(fmt.Sprint(m.err), "transport test was started 3 times within") || !is(m.err, wire.ErrPluginGone) {
