@@ -43,9 +43,11 @@ type Call struct {
 //
 //	idle -> queued -> sending -> sent -> idle
 //	                          -> replied -> idle
+//	                          -> cut -> idle
 //
 // replied: the server has answered before the sender knew that everything was
-// sent. The payload may still be in use, so Done has to wait for the sender.
+// sent. The payload may still be in use, so Done has to wait for the sender. cut: the
+// sender has given up before everything was sent, and nobody waits for it any more.
 type callState uint8
 
 const (
@@ -54,6 +56,7 @@ const (
 	callSending
 	callSent
 	callReplied
+	callCut
 )
 
 // PipelineOptions are what can be set of a [Pipeline].
@@ -99,6 +102,7 @@ type Pipeline struct {
 	work     sync.Cond // of mu: the queue, the table's room or err has changed
 	queue    callList  // not yet sent
 	table    table     // sent, or being sent
+	doubted  callList  // those of which half was sent, and that the server calls done
 	pending  int       // queued, sending, sent or replied
 	flushes  int       // those of them that are FLUSH
 	deadline time.Time // of reading; zero: none
@@ -311,8 +315,10 @@ func (p *Pipeline) exit() {
 		return
 	}
 	left := p.table.takeAll()
-	for c := p.queue.pop(); c != nil; c = p.queue.pop() {
-		left.push(c)
+	for _, more := range []*callList{&p.queue, &p.doubted} {
+		for c := more.pop(); c != nil; c = more.pop() {
+			left.push(c)
+		}
 	}
 	for c := left.head; c != nil; c = c.next {
 		c.state = callIdle

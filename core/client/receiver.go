@@ -72,11 +72,14 @@ func (p *Pipeline) reply(done *callList, b []byte) error {
 		return breach("it replies to request %#x, which is not in flight", r.Cookie)
 	}
 	c.errno = r.Errno
-	if c.state == callSending {
+	switch {
+	case c.state == callSending:
 		c.state = callReplied // the sender tells it
-		return nil
+	case c.state == callCut && c.errno == 0:
+		p.doubted.push(c) // exit tells it: whoever says that half a request is done cannot be believed
+	default:
+		p.settle(done, c)
 	}
-	p.settle(done, c)
 	return nil
 }
 

@@ -57,6 +57,8 @@ func (p *Pipeline) sent(b *batch, n int64, err error) {
 			p.settle(&done, c)
 		case n >= 0:
 			c.state = callSent
+		default:
+			c.state = callCut // its reply may still be on its way
 		}
 	}
 	p.mu.Unlock()
