@@ -34,6 +34,9 @@ func (c *listenCommand) Execute(args []string) error {
 	if err != nil {
 		return err
 	}
+	if c.RebindPort != nil && s.carrier.Name == "unix" {
+		return usagef("--rebind-port with --transport unix: a Unix socket has a path and no port; say --rebind-addr PATH, or leave both out")
+	}
 	s.listen = &listening{orServe: c.OrServe, overwrite: c.Overwrite}
 	if c.RebindAddr != "" || c.RebindPort != nil {
 		home := s.at

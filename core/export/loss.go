@@ -2,7 +2,10 @@
 
 package export
 
-import "fmt"
+import (
+	"context"
+	"fmt"
+)
 
 // PendingLoss says what clients have to be told before the disk may be given away;
 // nil if there is nothing. Acknowledged writes can be lost in two ways: a flush
@@ -42,6 +45,16 @@ func (e *Export) PendingLoss() error {
 		return pending(errLost, lost)
 	}
 	return nil
+}
+
+// LookForLoss is PendingLoss after a flush of the storage. Without one, a write-back
+// that failed behind everybody's back is not known yet: an operating system says so to
+// whoever flushes next. Nobody is told here; whoever has to be still is.
+//
+// It does not pass the gate. When ctx ends it returns what is known by then.
+func (e *Export) LookForLoss(ctx context.Context) error {
+	_ = e.flusher.flush(ctx) // kept where it matters
+	return e.PendingLoss()
 }
 
 func pending(what error, connections int) error {

@@ -142,15 +142,15 @@ func (t *transfer) writeThrough(stalled bool) {
 	t.m.converging.Store(!on || !stalled)
 }
 
-// prepareHold makes the destination durable, so that little is left for that while
-// clients wait. It returns false when the hold should not begin yet, since too much
+// prepareHold looks for losses of the source, and makes the destination durable, so
+// that little is left for that while clients wait. It returns false when the hold should not begin yet, since too much
 // became dirty meanwhile, the one before was given up a short while ago, or clients
 // have to be told of a loss first.
 func (t *transfer) prepareHold() (ready bool, err error) {
 	if time.Now().Before(t.nextHold) {
 		return false, nil
 	}
-	if err := t.untold(); err != nil {
+	if err := t.lookForLoss(); err != nil {
 		t.awaitTelling(err)
 		return false, nil
 	}

@@ -18,16 +18,31 @@ import (
 // all of the disk once more would gain nothing.
 var errUntold = errors.New("the disk is not given away, since at its new home clients would take writes for durable that are lost")
 
-// untold wraps errUntold if that holds. A rehearsal gives nothing away.
+// lookForLoss flushes the source's disk, so that a loss which nobody has noticed yet
+// comes to light while clients are not waiting. It wraps errUntold if there is one.
+func (t *transfer) lookForLoss() error {
+	if t.m.order.Rehearse || time.Since(t.looked) < lookAgain {
+		return nil // the hold asks for what is known
+	}
+	t.m.become(StateFlushing, t)
+	loss := t.export.LookForLoss(t.ctx)
+	t.looked = time.Now()
+	return untold(loss)
+}
+
+// lookAgain is the least time between two flushes of the source's disk. A write that
+// fails is tried when it is seconds old, unless memory is short.
+const lookAgain = time.Second
+
+// untold wraps errUntold if a loss is known. A rehearsal gives nothing away.
 func (t *transfer) untold() error {
 	if t.m.order.Rehearse {
 		return nil
 	}
-	return t.m.source.untold()
+	return untold(t.export.PendingLoss())
 }
 
-func (s *Source) untold() error {
-	loss := s.config.Export.PendingLoss()
+func untold(loss error) error {
 	if loss == nil {
 		return nil
 	}

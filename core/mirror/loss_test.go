@@ -88,6 +88,23 @@ func TestLossOnTheWayKeepsTheDiskUntilClientsKnow(t *testing.T) {
 	}
 }
 
+// Nobody flushes but the migration.
+func TestWriteBackThatFailedUnnoticedIsLookedFor(t *testing.T) {
+	o, d := pair(t, listens)
+	client, prepared := o.newClient(), prepares(d)
+	must(t, client.write(0, []byte{1}))
+	failFlushes(o)
+	o.start(Order{To: d.address})
+	eventually(t, "the loss to be in the way", func() bool { return errors.Is(o.source.Status().LastError, errUntold) })
+	if prepared.Load() != 0 {
+		t.Errorf("%d PREPAREs", prepared.Load())
+	}
+	d.doesNotOwn()
+	wantUntold(t, client.flush())
+	o.migrated()
+	d.equals(o)
+}
+
 // volatileStore loses in a crash what was not flushed.
 type volatileStore struct{ store.Store }
 

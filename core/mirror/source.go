@@ -161,7 +161,7 @@ func (s *Source) refuses(order *Order) error {
 	if err := s.config.Records.Check(); err != nil {
 		return &Reason{WordsRecords, err}
 	}
-	if err := s.untold(); err != nil {
+	if err := untold(s.config.Export.PendingLoss()); err != nil {
 		return &Reason{WordsLoss, err}
 	}
 	return nil

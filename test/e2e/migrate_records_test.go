@@ -247,6 +247,7 @@ func TestBadMigrationCommands(t *testing.T) {
 	}{
 		{"--rebind-port 0", listening("--rebind-port", "0")},
 		{"--rebind-port", listening("--rebind-addr", "127.0.0.2")},
+		{"has a path and no port", []string{"listen", "--transport", "unix", "--addr", filepath.Join(shortDir(t), "x"), "--rebind-port", "4777", "--file", copied}},
 		{"is no port number", listening("--rebind-port", "70000")},
 		{"use one of them", listening("--or-serve", "--overwrite")},
 		{"--handshake", listening("--handshake", "middle")},
