@@ -26,7 +26,7 @@ type diskOptions struct {
 	Killswitch  bool    `short:"k" long:"killswitch" description:"Disconnect a client one of whose requests takes over 120 seconds"`
 	Backend     *string `long:"backend" value-name:"NAME|/PATH[,key=value...]" description:"The backend plugin (default: blockdev for a block device, else file)"`
 
-	Lane string `long:"lane" choice:"rpc" choice:"file" description:"How data passes between flexnbd and the backend (default: the fastest that both can)"`
+	Lane string `long:"lane" choice:"rpc" choice:"ring" choice:"file" description:"How data passes between flexnbd and the backend (default: the fastest that both can)"`
 
 	pluginOptions
 }
@@ -55,7 +55,7 @@ func (o *diskOptions) lanes() []string {
 	if o.Lane != "" {
 		return []string{o.Lane}
 	}
-	return []string{wire.LaneFile, wire.LaneRPC}
+	return []string{wire.LaneFile, wire.LaneRing, wire.LaneRPC}
 }
 
 // backend is what --backend says. Without it what --file names decides.

@@ -15,6 +15,7 @@ import (
 	"github.com/flexnbd/flexnbd/sdk/store"
 	"github.com/flexnbd/flexnbd/sdk/wire"
 	"github.com/flexnbd/flexnbd/sdk/wire/filelane"
+	"github.com/flexnbd/flexnbd/sdk/wire/ringlane"
 )
 
 // Disk is a store that outlives its backend's process. When that crashes or
@@ -55,6 +56,7 @@ type Disk struct {
 	info   store.Info
 	ranges rangelock.Lock
 	lane   *filelane.Lane // over ranges
+	rings  *ringlane.Lane // over ranges; nil unless the first process said that its lane is that
 
 	flushRepeatable bool // whether a call that makes durable is repeated
 
@@ -81,14 +83,18 @@ type Disk struct {
 	restarts  int           // how many there were
 	onRestart []func()      // called before calls go on after a restart
 	onFailure []func()      // called before calls fail for good
+	wasSilent *opened       // the last that did not read its rings
 }
 
 // opened is one process with the disk open in it.
 type opened struct {
 	process *Process
 	store   store.Store
-	lent    *wire.Lent // nil without a loan
-	refused error      // why there is none, if there might have been
+	lent    *wire.Lent      // nil without a loan
+	refused error           // why there is none, if there might have been
+	rings   wire.RingOpener // nil without the ring lane
+
+	distrusted error // why nothing that it says can be believed; the disk's mu
 
 	gone chan struct{} // closed once the process has ended, or the disk has failed
 }
@@ -114,6 +120,7 @@ func (h *Host) OpenDisk(ctx context.Context, program Program, disk wire.Disk) (*
 	}
 	d.info = o.store.Info()
 	d.makeCursor()
+	d.makeRings(o)
 	return d, d.becomeServing(o)
 }
 
@@ -195,6 +202,9 @@ func (d *Disk) takeDescriptors(o *opened) error {
 	if taker, ok := remote.(wire.LentTaker); ok {
 		o.lent, o.refused = taker.TakeLent()
 	}
+	if opener, ok := remote.(wire.RingOpener); ok && opener.HasRings() {
+		o.rings = opener
+	}
 	var lease *os.File
 	if taker, ok := remote.(wire.LeaseTaker); ok {
 		lease = taker.TakeLease()
@@ -219,6 +229,7 @@ func (d *Disk) becomeServing(o *opened) error {
 	}
 	d.current, d.process = o, o.process
 	d.useLoan(o)
+	d.useRings(o)
 	if d.again != nil {
 		close(d.again)
 		d.again = nil
@@ -236,6 +247,7 @@ func (d *Disk) becomeRestarting(o *opened) bool {
 		return false
 	}
 	d.current = nil
+	d.leaveRings()
 	d.again = make(chan struct{})
 	d.tasks.Go(func() { d.replace(o) })
 	return true
@@ -251,6 +263,7 @@ func (d *Disk) becomeBroken(err error) (was *opened, first bool) {
 		d.broken = err
 	}
 	d.endLoan()
+	d.leaveRings()
 	if d.again != nil {
 		close(d.again)
 		d.again = nil

@@ -10,21 +10,33 @@ import (
 	"github.com/flexnbd/flexnbd/sdk/wire"
 )
 
-// NewQueue implements [wire.Queuer]: the file lane for as long as the backend
-// lends its descriptor, with calls to the backend for the rest.
+// NewQueue implements [wire.Queuer]: a ring if that is the disk's lane, else the file
+// lane for as long as the backend lends its descriptor, with calls to the backend for
+// the rest.
 //
 // On the file lane reads and writes go on while the backend is being restarted, if
 // it gave a lease.
 // They end with the loan: when the plugin takes it back, when another process has
 // opened the disk, and when the disk fails.
 func (d *Disk) NewQueue(ctx context.Context, sink wire.Sink) wire.Queue {
-	return d.lane.NewQueue(wire.NewQueue(ctx, d, sink), sink)
+	calls := wire.NewQueue(ctx, d, sink)
+	if d.rings == nil {
+		return d.lane.NewQueue(calls, sink)
+	}
+	q, err := d.rings.NewQueue(calls, sink)
+	if err != nil {
+		d.log.Warn("a connection gets no ring, so its data takes the rpc lane, which is slower", "plugin", d.program.Name, "reason", err)
+	}
+	return q
 }
 
 // Lane names the lane that reads and writes take now.
 func (d *Disk) Lane() string {
-	if d.lane.InUse() {
+	switch {
+	case d.lane.InUse():
 		return wire.LaneFile
+	case d.rings != nil && d.rings.InUse():
+		return wire.LaneRing
 	}
 	return wire.LaneRPC
 }

@@ -35,6 +35,10 @@ func (d *Disk) replace(o *opened) {
 	if err != nil {
 		return
 	}
+	if why := d.distrusted(o); why != nil {
+		d.giveUp(why)
+		return
+	}
 	if d.info.Survives == store.SurvivesNothing {
 		d.giveUp(fmt.Errorf("its backend %s ended, and what was in it is gone with it", d.program.Name))
 		return

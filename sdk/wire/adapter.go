@@ -22,7 +22,7 @@ type Option func(*adapter)
 // least 4 KiB. A budget below [MaxPayload] counts as MaxPayload, so that every
 // request fits.
 func WithBudget(bytes int) Option {
-	return func(a *adapter) { a.budget.free = max(bytes, MaxPayload) }
+	return func(a *adapter) { a.budget = newBudget(max(bytes, MaxPayload)) }
 }
 
 // NewQueue makes a queue from any store: one in the same process, or the rpc
@@ -37,8 +37,7 @@ func WithBudget(bytes int) Option {
 // need not ever end. Close does not end it, but waits for the calls. Payloads
 // may be returned after Close. A panic in the store is not recovered.
 func NewQueue(ctx context.Context, s store.Store, sink Sink, opts ...Option) Queue {
-	a := &adapter{ctx: ctx, store: s, sink: sink}
-	a.budget.free = DefaultBudget
+	a := &adapter{ctx: ctx, store: s, sink: sink, budget: newBudget(DefaultBudget)}
 	for _, opt := range opts {
 		opt(a)
 	}
@@ -50,7 +49,7 @@ type adapter struct {
 	ctx    context.Context
 	store  store.Store
 	sink   Sink
-	budget budget
+	budget *budget
 
 	inFlight sync.WaitGroup // requests submitted whose sink has not returned
 

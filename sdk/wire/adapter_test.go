@@ -11,11 +11,22 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/flexnbd/flexnbd/sdk/store"
 )
+
+// waitFor polls a state that another goroutine brings about.
+func waitFor(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !cond(); time.Sleep(100 * time.Microsecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("gave up waiting until %s", what)
+		}
+	}
+}
 
 // plainStore is a disk in memory. Reads of offset blockAt wait for release.
 type plainStore struct {

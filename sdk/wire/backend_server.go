@@ -30,7 +30,7 @@ type Disk struct {
 	// does not open Location again. It belongs to the backend from then on.
 	Lease *os.File
 	// Lanes is the host's: the lanes that its data may take, best first, of
-	// [LaneRPC] and [LaneFile]. None means LaneRPC alone. A backend never sees it.
+	// [LaneFile], [LaneRing] and [LaneRPC]. None means LaneRPC alone. A backend never sees it.
 	Lanes []string
 }
 
@@ -59,6 +59,7 @@ type servedDisk struct {
 	store   store.Store
 	size    int64
 	loan    *store.Loan   // with the file lane
+	rings   rings         // with the ring lane
 	closing chan struct{} // closed when Close has come
 	calls   sync.RWMutex  // held for reading by each call but AwaitRevocation, for writing by Close
 }
@@ -241,6 +242,7 @@ func (b *backendServer) Close(_ context.Context, r *backendv1.CloseRequest) (*ba
 // close closes a disk that is in nobody's hands. The loan comes first: the store's
 // Close may wait for somebody who revokes it.
 func (d *servedDisk) close() error {
+	d.rings.close()
 	d.returnLoan()
 	return d.store.Close()
 }

@@ -45,16 +45,16 @@ func offer(lanes []string, descriptors *DescriptorChannel) (offered []string, re
 	}
 	for _, lane := range lanes {
 		switch {
-		case lane != LaneRPC && lane != LaneFile:
+		case lane != LaneRPC && lane != LaneFile && lane != LaneRing:
 			return nil, nil, fmt.Errorf("there is no lane %.40q: %w", lane, store.ErrInvalid)
-		case lane == LaneFile && descriptors == nil:
+		case lane != LaneRPC && descriptors == nil:
 			refused = errNoChannel
 		default:
 			offered = append(offered, lane)
 		}
 	}
 	if len(offered) == 0 {
-		return nil, nil, fmt.Errorf("there is no file lane here: %w", refused)
+		return nil, nil, fmt.Errorf("the only lane here is %s: %w", LaneRPC, refused)
 	}
 	return offered, refused, nil
 }
@@ -69,8 +69,9 @@ func (s *remoteStore) acceptLane(ctx context.Context, lane string, offered []str
 		}
 		return fmt.Errorf("the plugin chose lane %.40q, which it was not offered", lane)
 	}
-	if lane == LaneRPC {
+	if lane != LaneFile {
 		discard(loan)
+		s.rings = lane == LaneRing
 		return nil
 	}
 	why := arrival

@@ -40,7 +40,7 @@ const pluginName = "flexnbd"
 const (
 	LaneRPC  = "rpc"  // inside gRPC calls
 	LaneFile = "file" // the host's own, on a lent descriptor
-	LaneRing = "ring" // reserved: shared memory
+	LaneRing = "ring" // in shared memory, over a socket for each connection
 )
 
 // Kind says what a plugin does.

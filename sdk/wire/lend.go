@@ -30,13 +30,15 @@ func (b *backendServer) lend(d *servedDisk, s store.Store, lanes []string) (*bac
 				return &backendv1.OpenResponse{Lane: LaneFile, Loan: token}, nil
 			}
 		}
+		if lane == LaneRing && b.descriptors != nil {
+			returnLoan(loan)
+			return &backendv1.OpenResponse{Lane: LaneRing}, nil
+		}
 		if lane == LaneRPC {
 			break
 		}
 	}
-	if loan != nil {
-		loan.Return()
-	}
+	returnLoan(loan)
 	if len(lanes) == 0 || slices.Contains(lanes, LaneRPC) {
 		return &backendv1.OpenResponse{Lane: LaneRPC}, nil
 	}
@@ -44,6 +46,13 @@ func (b *backendServer) lend(d *servedDisk, s store.Store, lanes []string) (*bac
 		return nil, fmt.Errorf("this backend has no file lane: %w", not)
 	}
 	return nil, fmt.Errorf("this backend has no lane of those that it was offered (%.100s): %w", strings.Join(lanes, ", "), store.ErrNotSupported)
+}
+
+// returnLoan returns what was not lent, if there is anything.
+func returnLoan(loan *store.Loan) {
+	if loan != nil {
+		loan.Return()
+	}
 }
 
 // loanOf returns what s lends, or nil.
@@ -79,11 +88,7 @@ func (b *backendServer) sendLoan(d *servedDisk, loan *store.Loan) (token uint64,
 //
 // That the host's end of the line closes is no reason to: whoever borrowed goes on
 // while a new process is being started. This one ends then.
-func (d *servedDisk) returnLoan() {
-	if d.loan != nil {
-		d.loan.Return()
-	}
-}
+func (d *servedDisk) returnLoan() { returnLoan(d.loan) }
 
 // AwaitRevocation is no call that Close waits for: it is the other way round.
 func (b *backendServer) AwaitRevocation(ctx context.Context, r *backendv1.AwaitRevocationRequest) (*backendv1.AwaitRevocationResponse, error) {

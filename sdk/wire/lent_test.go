@@ -238,8 +238,8 @@ func TestWithoutAChannelThereIsNoFileLane(t *testing.T) {
 		t.Errorf("loan %v, refused: %v", l, refused)
 	}
 	for want, lanes := range map[string][]string{
-		"no file lane":   {LaneFile},
-		`no lane "ring"`: {LaneRPC, LaneRing},
+		"only lane here is rpc": {LaneFile, LaneRing},
+		`no lane "tape"`:        {LaneRPC, "tape"},
 	} {
 		if _, err := openRemote(t.Context(), calls, nil, Disk{Lanes: lanes}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("lanes %v: %v, want an error about %s", lanes, err, want)

@@ -27,13 +27,15 @@ import (
 // copies of each message, in both processes: without it, a few clients with
 // large requests would cost hundreds of MiB, and gain nothing by it.
 type remoteStore struct {
-	backend  backendv1.BackendClient
-	disk     uint64
-	info     store.Info
-	underWay budget
-	lease    *os.File // until TakeLease; may be nil
-	lent     *Lent    // until TakeLent; may be nil
-	refused  error    // see TakeLent
+	backend     backendv1.BackendClient
+	disk        uint64
+	descriptors *DescriptorChannel // may be nil
+	info        store.Info
+	underWay    *budget
+	lease       *os.File // until TakeLease; may be nil
+	lent        *Lent    // until TakeLent; may be nil
+	refused     error    // see TakeLent
+	rings       bool     // see OpenRing
 }
 
 // LeaseTaker is a remote Store whose backend may have given a lease
@@ -83,7 +85,7 @@ func openRemote(ctx context.Context, backend backendv1.BackendClient, descriptor
 	if err := callError(ctx, err, r.GetError()); err != nil {
 		return nil, err
 	}
-	s := &remoteStore{backend: backend, disk: r.GetDisk(), underWay: budget{free: maxUnderWay}, refused: refused}
+	s := &remoteStore{backend: backend, disk: r.GetDisk(), descriptors: descriptors, underWay: newBudget(maxUnderWay), refused: refused}
 	if err := s.accept(ctx, r, descriptors, lanes, disk.ReadOnly); err != nil {
 		_ = s.Close() // or its lock would outlast the refusal
 		return nil, err

@@ -37,7 +37,7 @@ func (c *piecewise) Write(_ context.Context, r *backendv1.WriteRequest, _ ...grp
 }
 
 func over(backend backendv1.BackendClient) *remoteStore {
-	return &remoteStore{backend: backend, underWay: budget{free: maxUnderWay}}
+	return &remoteStore{backend: backend, underWay: newBudget(maxUnderWay)}
 }
 
 func TestRequestsOverTheLimitAreCut(t *testing.T) {

@@ -35,30 +35,6 @@ func lent(t testing.TB, f *os.File) *wire.Lent {
 	return l
 }
 
-// locked takes the range lock for changes, as whoever calls a backend does.
-type locked struct {
-	store.Store
-	ranges *rangelock.Lock
-}
-
-func (l *locked) WriteAt(ctx context.Context, p []byte, off int64, flags store.Flags) error {
-	claim, err := l.ranges.Lock(ctx, off, off+int64(len(p)), true)
-	if err != nil {
-		return err
-	}
-	defer l.ranges.Unlock(claim)
-	return l.Store.WriteAt(ctx, p, off, flags)
-}
-
-func (l *locked) PunchHole(ctx context.Context, off, length int64, flags store.Flags) error {
-	claim, err := l.ranges.Lock(ctx, off, off+length, true)
-	if err != nil {
-		return err
-	}
-	defer l.ranges.Unlock(claim)
-	return l.Store.PunchHole(ctx, off, length, flags)
-}
-
 // overLane returns a store of f whose reads and writes take the file lane.
 func overLane(t testing.TB, f *os.File) store.Store {
 	t.Helper()
@@ -69,7 +45,7 @@ func overLane(t testing.TB, f *os.File) store.Store {
 	ranges := &rangelock.Lock{}
 	lane := New(ranges)
 	lane.Use(lent(t, f))
-	behind := &locked{Store: s, ranges: ranges}
+	behind := wiretest.Locked(s, ranges)
 	return wiretest.OverQueue(behind, func(sink wire.Sink) wire.Queue {
 		return lane.NewQueue(wire.NewQueue(context.Background(), behind, sink), sink)
 	})

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package wire
+package fifo
 
 import (
 	"context"
@@ -21,14 +21,37 @@ func waitFor(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-func (b *budget) line() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return len(b.waiting)
+// pot is a number that is divided up.
+type pot struct {
+	*Line[int]
+	free int
 }
 
-// has says whether a borrower was granted its bytes.
-func (w *borrower) has() bool {
+func newPot(n int) *pot {
+	p := &pot{free: n}
+	p.Line = New(func(n int) (int, bool) {
+		if p.free < n {
+			return 0, false
+		}
+		p.free -= n
+		return n, true
+	}, func(n int) { p.free += n })
+	return p
+}
+
+func (p *pot) after(ctx context.Context, n int) error {
+	_, err := p.Take(ctx, n)
+	return err
+}
+
+func (p *pot) inLine() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.waiting)
+}
+
+// has says whether a caller was granted its part.
+func (w *caller[T]) has() bool {
 	select {
 	case <-w.granted:
 		return true
@@ -37,12 +60,12 @@ func (w *borrower) has() bool {
 	}
 }
 
-func TestBudgetIsGrantedInTheOrderOfArrival(t *testing.T) {
-	b := &budget{free: 10}
-	if !b.tryTake(10) {
-		t.Fatal("the whole budget was refused")
+func TestPartsAreGrantedInTheOrderOfArrival(t *testing.T) {
+	b := newPot(10)
+	if _, ok := b.Try(10); !ok {
+		t.Fatal("the whole was refused")
 	}
-	var line []*borrower
+	var line []*caller[int]
 	for _, n := range []int{8, 1, 9, 2} {
 		line = append(line, b.join(n))
 	}
@@ -59,41 +82,41 @@ func TestBudgetIsGrantedInTheOrderOfArrival(t *testing.T) {
 		{1, 3},
 		{1, 4},
 	} {
-		b.give(step.give)
+		b.Give(step.give)
 		for i, w := range line {
 			if w.has() != (i < step.granted) {
-				t.Fatalf("borrower %d granted: %v, when the first %d should be", i, w.has(), step.granted)
+				t.Fatalf("caller %d granted: %v, when the first %d should be", i, w.has(), step.granted)
 			}
 		}
 	}
 }
 
-func TestTryTakeDoesNotOvertakeWaiters(t *testing.T) {
-	b := &budget{free: 4}
+func TestTryDoesNotOvertake(t *testing.T) {
+	b := newPot(4)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
-	go func() { done <- b.take(ctx, 5) }() // more than there is
-	waitFor(t, "the borrower stands in line", func() bool { return b.line() == 1 })
-	if b.tryTake(1) {
-		t.Fatal("tryTake overtook a waiting borrower")
+	go func() { done <- b.after(ctx, 5) }() // more than there is
+	waitFor(t, "the caller stands in line", func() bool { return b.inLine() == 1 })
+	if _, ok := b.Try(1); ok {
+		t.Fatal("Try overtook somebody who waits")
 	}
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v", err)
 	}
-	if !b.tryTake(4) {
-		t.Fatal("the budget is gone after the waiter gave up")
+	if _, ok := b.Try(4); !ok {
+		t.Fatal("it is gone after the waiter gave up")
 	}
 }
 
-func TestBorrowerThatGivesUpLetsTheNextOneThrough(t *testing.T) {
-	b := &budget{free: 4}
+func TestCallerThatGivesUpLetsTheNextOneThrough(t *testing.T) {
+	b := newPot(4)
 	ctx, cancel := context.WithCancel(t.Context())
 	first, second := make(chan error, 1), make(chan error, 1)
-	go func() { first <- b.take(ctx, 5) }()
-	waitFor(t, "the first stands in line", func() bool { return b.line() == 1 })
-	go func() { second <- b.take(t.Context(), 4) }()
-	waitFor(t, "the second stands in line", func() bool { return b.line() == 2 })
+	go func() { first <- b.after(ctx, 5) }()
+	waitFor(t, "the first stands in line", func() bool { return b.inLine() == 1 })
+	go func() { second <- b.after(t.Context(), 4) }()
+	waitFor(t, "the second stands in line", func() bool { return b.inLine() == 2 })
 	cancel()
 	if err := <-first; !errors.Is(err, context.Canceled) {
 		t.Fatalf("first: %v", err)
@@ -104,9 +127,9 @@ func TestBorrowerThatGivesUpLetsTheNextOneThrough(t *testing.T) {
 }
 
 func TestGrantThatMeetsCancellationIsGivenBack(t *testing.T) {
-	b := &budget{free: 0}
+	b := newPot(0)
 	me := b.join(3)
-	b.give(3) // granted
+	b.Give(3) // granted
 	b.leave(me)
 	if b.free != 3 {
 		t.Fatalf("%d of 3 free", b.free)
@@ -116,21 +139,21 @@ func TestGrantThatMeetsCancellationIsGivenBack(t *testing.T) {
 func TestEndedContextStillTakesWhatIsFree(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	b := &budget{free: 1}
-	if err := b.take(ctx, 1); err != nil {
+	b := newPot(1)
+	if err := b.after(ctx, 1); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.take(ctx, 1); !errors.Is(err, context.Canceled) {
+	if err := b.after(ctx, 1); !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v", err)
 	}
-	if b.line() != 0 {
-		t.Fatal("a borrower was left in line")
+	if b.inLine() != 0 {
+		t.Fatal("a caller was left in line")
 	}
 }
 
-func TestBudgetIsNeverOverdrawn(t *testing.T) {
+func TestNothingIsGivenTwice(t *testing.T) {
 	const whole = 64
-	b := &budget{free: whole}
+	b := newPot(whole)
 	var mu sync.Mutex
 	out := 0
 	var wg sync.WaitGroup
@@ -140,7 +163,7 @@ func TestBudgetIsNeverOverdrawn(t *testing.T) {
 			for range 300 {
 				n := 1 + rnd.IntN(whole)
 				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rnd.IntN(200))*time.Microsecond)
-				if b.take(ctx, n) == nil {
+				if b.after(ctx, n) == nil {
 					mu.Lock()
 					if out += n; out > whole {
 						t.Errorf("%d lent out of %d", out, whole)
@@ -149,7 +172,7 @@ func TestBudgetIsNeverOverdrawn(t *testing.T) {
 					mu.Lock()
 					out -= n
 					mu.Unlock()
-					b.give(n)
+					b.Give(n)
 				}
 				cancel()
 			}
