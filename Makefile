@@ -24,9 +24,6 @@ BUILDFLAGS = -trimpath -buildvcs=false
 CC_FOUND := $(shell command -v $(firstword $(shell $(GO) env CC)) 2>/dev/null)
 RACE      = $(if $(CC_FOUND),-race,)
 
-# These take longest, so they begin first; ./... has them too, which counts once.
-LONGEST = ./test/e2e ./test/crash ./test/conformance
-
 .DEFAULT_GOAL := build
 .PHONY: build test vet demo lint lint-arrows fmt-check man-check fuzz bench bench-compare soak \
 	proto proto-check changelog changelog-check install uninstall clean help
@@ -43,8 +40,7 @@ test: build vet ## all tests, with the race detector where there is a C compiler
 ifeq ($(RACE),)
 	@echo 'make test: no C compiler ($(shell $(GO) env CC)) found: running WITHOUT the race detector' >&2
 endif
-	$(if $(RACE),CGO_ENABLED=1) $(GO) test $(RACE) -timeout 5m $(LONGEST) ./...
-	$(GO) test -tags failpoints ./core/failpoint
+	GO='$(GO)' tools/test.sh $(RACE)
 
 demo: build ## serve an image, write and read it, show status and processes
 	./test/demo.sh
@@ -79,6 +75,7 @@ bench-compare: bin/tools/benchstat ## Go benchmarks (in PKG, COUNT times) of thi
 
 soak: build ## the long tests, until they end
 	$(GO) test -tags soak -run Soak -timeout 0 -count 1 -v ./test/...
+	FLEXNBD_E2E_RACE=1 CGO_ENABLED=1 $(GO) test -race -timeout 0 -count 1 ./test/e2e ./test/crash
 
 proto: bin/tools/protoc-gen-go bin/tools/protoc-gen-go-grpc ## generate the Go code of the .proto files (needs protoc)
 	tools/proto.sh write

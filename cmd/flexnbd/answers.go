@@ -212,16 +212,16 @@ func (s *serving) promote(_ context.Context, args []string) control.Answer {
 		return no(err.Error())
 	}
 	if destination == nil {
-		return no("not prepared")
+		return no("not prepared: this server waits for no disk")
 	}
 	err = destination.Promote(id)
 	switch {
 	case err == nil:
 		return control.Answer{Text: "promoted"}
 	case errors.Is(err, mirror.ErrNotPrepared):
-		return no("not prepared")
+		return no("not prepared: no migration has come as far as that; status shows how far one is")
 	case errors.Is(err, mirror.ErrWrongID):
-		return no("wrong id")
+		return no("wrong id: status shows the one that this server is prepared for as prepared_id")
 	}
 	return no(err.Error())
 }

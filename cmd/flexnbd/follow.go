@@ -109,7 +109,9 @@ func (a *app) progress() (show func(control.Pairs), every time.Duration) {
 	}
 	bar := progressbar.NewOptions64(1,
 		progressbar.OptionSetWriter(a.stderr),
+		progressbar.OptionUseANSICodes(true), // it blanks the line before it writes, else
 		progressbar.OptionShowBytes(true),
+		progressbar.OptionUseIECUnits(true),
 		progressbar.OptionSetWidth(30),
 		progressbar.OptionClearOnFinish(),
 		progressbar.OptionSetPredictTime(true),
@@ -123,7 +125,7 @@ func (a *app) progress() (show func(control.Pairs), every time.Duration) {
 		sent, left := number(p, "migration_bytes_sent"), number(p, "migration_bytes_left")
 		state, _ := p.Get("migration_state")
 		bar.Describe(state)
-		bar.ChangeMax64(max(sent+left, 1))
+		bar.ChangeMax64(sent + left + 1) // a bar that was full once is shown no more
 		_ = bar.Set64(sent)
 	}, 200 * time.Millisecond
 }

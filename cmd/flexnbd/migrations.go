@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -164,6 +165,10 @@ func (s *serving) home() transport.Address {
 // are let in again; after it they can only be sent away.
 func (s *serving) interrupt(force context.Context) error {
 	s.closeSource(force)
+	if s.hangs {
+		s.sendAway()
+		return errors.New("stopped while the kernel has not answered yet, so that it is not known whether the disk was given away: start flexnbd again with the same command, which finds out")
+	}
 	state := owner.State{}
 	if s.records != nil {
 		state = s.records.State()

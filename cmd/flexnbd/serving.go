@@ -130,7 +130,7 @@ func (s *serving) close() error {
 	if s.export != nil {
 		err = errors.Join(err, s.export.Close(context.Background()))
 	}
-	if s.records != nil {
+	if s.records != nil && !s.hangs {
 		err = errors.Join(err, s.records.Close())
 	}
 	return err

@@ -64,8 +64,9 @@ type PipelineOptions struct {
 	// ReplyTimeout is how long the server may say nothing while calls wait for
 	// it, before the connection is cut. 0 means 10 seconds.
 	ReplyTimeout time.Duration
-	// FlushTimeout is that while a FLUSH is among the calls: to make durable what
-	// has piled up in memory takes a slow disk long. 0 means 10 minutes.
+	// FlushTimeout is that while a FLUSH, PREPARE or ENTRUST is among the calls: to
+	// make durable what has piled up in memory takes a slow disk long. 0 means 10
+	// minutes.
 	FlushTimeout time.Duration
 }
 
@@ -104,7 +105,7 @@ type Pipeline struct {
 	table    table     // sent, or being sent
 	doubted  callList  // those of which half was sent, and that the server calls done
 	pending  int       // queued, sending, sent or replied
-	flushes  int       // those of them that are FLUSH
+	flushes  int       // those of them that flush
 	deadline time.Time // of reading; zero: none
 	leaving  bool      // Disconnect has been called
 	quiet    bool      // idle is closed
@@ -192,7 +193,7 @@ func (p *Pipeline) Send(calls ...*Call) {
 
 // enqueue takes a call in. mu is held.
 func (p *Pipeline) enqueue(c *Call) {
-	flush := c.Request.Command == nbd.CmdFlush
+	flush := flushes(c.Request)
 	if flush {
 		p.flushes++
 	}
@@ -202,6 +203,11 @@ func (p *Pipeline) enqueue(c *Call) {
 	c.state = callQueued
 	p.queue.push(c)
 	p.pending++
+}
+
+// flushes says whether a request makes the server's disk durable.
+func flushes(r nbd.Request) bool {
+	return r.Command == nbd.CmdFlush || r.Command == nbd.CmdPrepare || nbd.IsEntrust(nbd.Request{Flags: r.Flags, Command: r.Command, Offset: r.Offset, Length: r.Length})
 }
 
 // Broken is closed when no further call can succeed: the connection broke, or the

@@ -5,6 +5,8 @@ package client
 import (
 	"bytes"
 	"errors"
+	"net"
+	"syscall"
 	"testing"
 
 	"github.com/flexnbd/flexnbd/core/nbd"
@@ -12,7 +14,7 @@ import (
 
 // wired is a client in the transmission phase whose server says only what is
 // canned, once the first request has come, and then hangs up.
-func wired(conn *late) *Client {
+func wired(conn net.Conn) *Client {
 	return &Client{conn: conn, size: 1 << 20, flags: pipelineFlags, sizes: nbd.DefaultBlockSizes}
 }
 
@@ -138,4 +140,42 @@ func FuzzReplies(f *testing.F) {
 			}
 		}
 	})
+}
+
+// torn takes half of what it is told, and fails then. The server's words come when the
+// sender has given up.
+type torn struct {
+	canned
+	gaveUp chan struct{}
+}
+
+func (c *torn) Write(b []byte) (int, error) { return len(b) / 2, syscall.EPIPE }
+
+func (c *torn) Read(b []byte) (int, error) {
+	<-c.gaveUp
+	return c.canned.Read(b)
+}
+
+// A server that refuses a request before it has seen all of it is believed, one that
+// has carried it out is not; and the call is told in either case, though the sender has
+// finished with it.
+func TestReplyToHalfARequestAfterTheSenderGaveUp(t *testing.T) {
+	for _, errno := range []nbd.Errno{0, nbd.ENOSPC} {
+		conn := &torn{canned{bytes.NewReader(nbd.AppendSimpleReply(nil, errno, 1<<32))}, make(chan struct{})}
+		p := wired(conn).Pipeline(PipelineOptions{})
+		l := newLedger(t)
+		write := l.call(nbd.CmdWrite, 0, 4096)
+		p.Send(write)
+		<-p.Broken()
+		close(conn.gaveUp)
+		l.ended.Wait()
+		p.Close()
+		var want error = errno
+		if errno == 0 {
+			want = p.Err()
+		}
+		if err := l.of(write); !errors.Is(err, want) || !errors.Is(p.Err(), syscall.EPIPE) {
+			t.Errorf("the call ended with %v, the pipeline with %v; the server had said %v", err, p.Err(), errno)
+		}
+	}
 }

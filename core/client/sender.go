@@ -5,8 +5,6 @@ package client
 import (
 	"fmt"
 	"time"
-
-	"github.com/flexnbd/flexnbd/core/nbd"
 )
 
 // send is the goroutine that sends: batch after batch, until the pipeline breaks.
@@ -85,7 +83,7 @@ func (p *Pipeline) settle(done *callList, c *Call) {
 	c.state = callIdle
 	done.push(c)
 	p.pending--
-	if c.Request.Command == nbd.CmdFlush {
+	if flushes(c.Request) {
 		p.flushes--
 	}
 	p.checkIdle()

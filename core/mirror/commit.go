@@ -76,7 +76,7 @@ func (s *Source) commit(ctx context.Context, to, from transport.Address, id owne
 		return err
 	}
 	if _, answered := c.Migration(); !answered {
-		_ = c.Disconnect()
+		hangUp(c)
 		return errNotAsked
 	}
 	line := s.patience.pipeline(c)

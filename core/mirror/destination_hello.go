@@ -106,7 +106,8 @@ func (d *Destination) mayReplace(hello nbd.MigrationHello) error {
 		return policy("this server is prepared for migration %v, which can only be committed now", prepared)
 	case prepared != owner.ID{} && hello.Replaces != prepared:
 		return policy("this server is prepared for migration %v, which a sender that does not name it can't replace; "+
-			"if its source is gone for good, make this server the owner with flexnbd promote %v", prepared, prepared)
+			"if that migration's source lives and serves the disk, stop this server, remove .INCOMPLETE and start flexnbd listen again; "+
+			"only if it is gone for good, and can never serve again, make this server the owner with flexnbd promote %v", prepared, prepared)
 	}
 	return nil
 }

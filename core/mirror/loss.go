@@ -19,20 +19,39 @@ import (
 var errUntold = errors.New("the disk is not given away, since at its new home clients would take writes for durable that are lost")
 
 // lookForLoss flushes the source's disk, so that a loss which nobody has noticed yet
-// comes to light while clients are not waiting. It wraps errUntold if there is one.
+// comes to light while clients are not waiting. It wraps errUntold if there is one; a
+// rehearsal, which gives nothing away, only tells.
 func (t *transfer) lookForLoss() error {
-	if t.m.order.Rehearse || time.Since(t.looked) < lookAgain {
+	if time.Now().Before(t.nextLook) {
 		return nil // the hold asks for what is known
 	}
 	t.m.become(StateFlushing, t)
+	began := time.Now()
+	slow := time.AfterFunc(slowFlush, func() {
+		t.m.note(errSlowFlush)
+		t.m.log.Warn("this server's own disk does not finish a flush, for which the hand-over waits", "since", slowFlush)
+	})
 	loss := t.export.LookForLoss(t.ctx)
-	t.looked = time.Now()
+	slow.Stop()
+	t.nextLook = time.Now().Add(max(lookAgain, lookShare*time.Since(began)))
+	if loss != nil && t.m.order.Rehearse {
+		t.m.log.Warn("a migration would not hand the disk over yet", "reason", loss)
+		return nil
+	}
 	return untold(loss)
 }
 
-// lookAgain is the least time between two flushes of the source's disk. A write that
-// fails is tried when it is seconds old, unless memory is short.
-const lookAgain = time.Second
+const (
+	// lookAgain is the least time between two flushes of the source's disk, and
+	// lookShare how many times as long as the last flush it is. A write that fails is
+	// tried when it is seconds old, unless memory is short.
+	lookAgain = time.Second
+	lookShare = 10
+	// slowFlush is when an operator should look at the source's storage.
+	slowFlush = 30 * time.Second
+)
+
+var errSlowFlush = fmt.Errorf("this server's own disk has not finished a flush within %v: look at its storage", slowFlush)
 
 // untold wraps errUntold if a loss is known. A rehearsal gives nothing away.
 func (t *transfer) untold() error {

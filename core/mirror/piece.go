@@ -127,7 +127,9 @@ func (p *piece) reply(err error) {
 	}
 	if err == nil {
 		now := time.Now()
-		p.took = now.Sub(p.began)
+		if p.bytes == p.length { // holes are quick and tell nothing of the path
+			p.took = now.Sub(p.began)
+		}
 		t.sent(now, p.bytes)
 	}
 	p.finish()

@@ -111,12 +111,20 @@ func (s *Source) reach(ctx context.Context, order *Order, hello nbd.MigrationHel
 		}
 	}
 	if err != nil {
-		_ = c.Disconnect()
-		_ = c.Close()
+		hangUp(c)
 		return nil, err
 	}
 	r.lines = append(r.lines, s.patience.pipeline(c))
 	return r, nil
+}
+
+// hangUp ends a connection over which no disk was given away. To a server with the
+// oldstyle handshake a goodbye says that it has the disk now, whatever came before.
+func hangUp(c *client.Client) {
+	if !c.Oldstyle() {
+		_ = c.Disconnect()
+	}
+	_ = c.Close()
 }
 
 // allowsMore says whether the destination takes further connections. Where nothing
@@ -145,6 +153,8 @@ func judge(c *client.Client, order *Order, size int64) (*remote, error) {
 		return nil, &Reason{WordsRejected, fmt.Errorf("%v serves its own disk already; a destination is started with listen", order.To)}
 	case r.kind == remoteOther:
 		return r, unconfirmed(order, c)
+	case r.kind == remoteOldstyle && order.Rehearse:
+		return nil, &Reason{WordsOrder, fmt.Errorf("%v has the oldstyle handshake (flexnbd 0.x) and takes the end of a copy for the hand-over, so that it cannot be rehearsed with", order.To)}
 	case r.kind == remoteOldstyle && order.Unlink:
 		return nil, &Reason{WordsOrder, fmt.Errorf("%v has the oldstyle handshake (flexnbd 0.x), so that nobody there can confirm that it has the disk, and --unlink would remove the only copy that is known to be whole", order.To)}
 	}

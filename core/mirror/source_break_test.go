@@ -5,6 +5,8 @@ package mirror
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -51,6 +53,7 @@ func TestStartSaysWhyNot(t *testing.T) {
 		"any NBD server":                   {func(t *testing.T) transport.Address { return newTarget(t, size, foreign).address }, nil, WordsRejected, "--unconfirmed"},
 		"removed unconfirmed":              {func(*testing.T) transport.Address { return gone.address }, func(o *Order) { o.Unconfirmed, o.Unlink = true, true }, WordsOrder, "only copy"},
 		"removed, oldstyle":                {func(t *testing.T) transport.Address { return newTarget(t, size, old).address }, func(o *Order) { o.Unlink = true }, WordsOrder, "only copy"},
+		"rehearsed, oldstyle":              {func(t *testing.T) transport.Address { return newTarget(t, size, old).address }, func(o *Order) { o.Rehearse = true }, WordsOrder, "rehearsed"},
 		"a negative speed":                 {func(*testing.T) transport.Address { return gone.address }, func(o *Order) { o.MaxSpeed = -1 }, WordsOrder, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -66,6 +69,46 @@ func TestStartSaysWhyNot(t *testing.T) {
 			}
 			if err := o.source.Break(t.Context()); !errors.Is(err, ErrNotMirroring) {
 				t.Errorf("Break returned %v", err)
+			}
+			o.serves()
+		})
+	}
+}
+
+// A goodbye tells flexnbd 0.x that it has the disk, whatever it has got of it. So one
+// that does not get it hears none.
+func TestOldstyleServerThatGetsNothingHearsNothing(t *testing.T) {
+	const size = 1 * mib
+	for name, talk := range map[string]struct {
+		size uint64
+		to   func(o *origin, t *testing.T, to transport.Address)
+	}{
+		"another size": {2 * size, func(o *origin, t *testing.T, to transport.Address) {
+			reason(t, o.source.Start(t.Context(), Order{To: to}), WordsSize, "")
+		}},
+		"--unlink": {size, func(o *origin, t *testing.T, to transport.Address) {
+			reason(t, o.source.Start(t.Context(), Order{To: to, Unlink: true}), WordsOrder, "only copy")
+		}},
+		"--rehearse": {size, func(o *origin, t *testing.T, to transport.Address) {
+			reason(t, o.source.Start(t.Context(), Order{To: to, Rehearse: true}), WordsOrder, "rehearsed")
+		}},
+		"COMMIT at the wrong address": {size, func(o *origin, t *testing.T, to transport.Address) {
+			if err := o.source.commit(t.Context(), to, transport.Address{}, owner.NewID()); !errors.Is(err, errNotAsked) {
+				t.Errorf("COMMIT ended with %v", err)
+			}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			heard := make(chan []byte, 1)
+			to := handling(t, func(c net.Conn) {
+				_, _ = c.Write(nbd.AppendOldstyleGreeting(nil, talk.size, nbd.FlagHasFlags))
+				all, _ := io.ReadAll(c)
+				heard <- all
+			})
+			o := newOrigin(t, size)
+			talk.to(o, t, to)
+			if got := <-heard; len(got) > 0 {
+				t.Errorf("the server heard %x", got)
 			}
 			o.serves()
 		})

@@ -638,6 +638,17 @@ func (s *meddled) Commit(ctx context.Context) error {
 // silent is a server that accepts, says what it is given, and nothing more.
 func silent(t *testing.T, says []byte, hangUp bool) transport.Address {
 	t.Helper()
+	return handling(t, func(c net.Conn) {
+		_, _ = c.Write(says)
+		if !hangUp {
+			_, _ = io.Copy(io.Discard, c)
+		}
+	})
+}
+
+// handling is a server that does one thing with each connection.
+func handling(t *testing.T, handle func(net.Conn)) transport.Address {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	var group sync.WaitGroup
@@ -649,10 +660,7 @@ func silent(t *testing.T, says []byte, hangUp bool) transport.Address {
 			}
 			group.Go(func() {
 				defer func() { _ = c.Close() }()
-				_, _ = c.Write(says)
-				if !hangUp {
-					_, _ = io.Copy(io.Discard, c)
-				}
+				handle(c)
 			})
 		}
 	})

@@ -48,7 +48,7 @@ type transfer struct {
 	intended bool          // .MIGRATED.next has this attempt's id
 	misses   int           // holds that were given up
 	nextHold time.Time
-	looked   time.Time // when the source's disk was last flushed
+	nextLook time.Time // when the source's disk is to be flushed again
 }
 
 // newTransfer takes over the first connection.

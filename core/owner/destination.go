@@ -17,7 +17,7 @@ import (
 // acknowledged first, or the one disk would be nowhere.
 func (r *Records) Expect() error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	if err := r.begin(); err != nil {
 		return err
 	}
@@ -37,7 +37,7 @@ func (r *Records) Expect() error {
 // nothing.
 func (r *Records) Retract() error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	if !r.fresh {
 		return nil
 	}
@@ -76,7 +76,7 @@ func (r *Records) expect() error {
 // not written by this attempt alone.
 func (r *Records) Prepare(id ID) error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	if err := r.begin(); err != nil {
 		return err
 	}
@@ -108,7 +108,7 @@ func (r *Records) cannotPrepare(id ID) string {
 // do, and it costs nothing: call it whenever it should be so, instead of looking.
 func (r *Records) Withdraw() error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	if err := r.begin(); err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func (r *Records) putIncomplete(i Incomplete) error {
 // other error the copy is prepared as before.
 func (r *Records) TakeOver(id ID) error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	if err := r.begin(); err != nil {
 		return err
 	}

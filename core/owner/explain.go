@@ -139,7 +139,9 @@ func (s State) incompleteAdvice() string {
 	if id := s.Incomplete.Prepared; !id.IsZero() {
 		return text + fmt.Sprintf("If the source is lost for good: make sure that it can never serve the disk again "+
 			"(power it off, cut its network), then, with flexnbd listen running here, flexnbd promote %v makes this copy "+
-			"the right one. If the source lives and serves the disk, promote makes two owners, and writes are lost.", id)
+			"the right one. If the source lives and serves the disk, promote makes two owners, and writes are lost: "+
+			"then let its migration to this server go on; where it does not, since the source has tried another server meanwhile, "+
+			"stop flexnbd here, remove .INCOMPLETE and start flexnbd listen again.", id)
 	}
 	if !s.Incomplete.Touched {
 		return text + "No data has been written to this image since .INCOMPLETE was made: if it was the right copy then, and listen was a mistake, " +

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"sync"
+	"sync/atomic"
 )
 
 // ErrUncertain is wrapped by errors after which nobody knows who will own the disk
@@ -22,6 +23,10 @@ var ErrUncertain = errors.New("nobody knows whether this would survive a power c
 type Records struct {
 	fs    FS
 	place Place
+
+	// seen is what state was when no operation was under way: an operation may hang in
+	// the kernel, and whoever asks must not.
+	seen atomic.Pointer[State]
 
 	mu       sync.Mutex
 	state    State     // while unsure: the more careful of what may be
@@ -45,6 +50,8 @@ type Records struct {
 // not write to. Whether records can be kept is what [Records.Check] says.
 func Open(fs FS, p Place) (*Records, error) {
 	r := &Records{fs: fs, place: p}
+	r.mu.Lock()
+	defer r.unlock()
 	err := r.takeLock()
 	if noRecords(p, err) {
 		err = nil // the first write takes it
@@ -53,7 +60,7 @@ func Open(fs FS, p Place) (*Records, error) {
 		err = r.settle()
 	}
 	if err != nil {
-		return nil, errors.Join(err, r.Close())
+		return nil, errors.Join(err, r.close())
 	}
 	return r, nil
 }
@@ -120,12 +127,15 @@ func (r *Records) settleNothing() error {
 func (r *Records) Place() Place { return r.place }
 
 // State is what the records say: after a method that returned nil, durably; after
-// one that returned an error, the more careful of what may be. The caller may
-// change what it points to.
-func (r *Records) State() State {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.state.clone()
+// one that returned an error, the more careful of what may be; and during one what it
+// was before. The caller may change what it points to.
+func (r *Records) State() State { return r.seen.Load().clone() }
+
+// unlock ends an operation.
+func (r *Records) unlock() {
+	state := r.state.clone()
+	r.seen.Store(&state)
+	r.mu.Unlock()
 }
 
 // Check says whether records can be written here, by writing, syncing and removing
@@ -133,7 +143,7 @@ func (r *Records) State() State {
 // should not run for hours to find a directory that is read-only.
 func (r *Records) Check() error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	if err := r.begin(); err != nil {
 		return err
 	}
@@ -160,7 +170,11 @@ func (r *Records) probe() error {
 // Close gives up the lock of a state directory. Other methods fail afterwards.
 func (r *Records) Close() error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
+	return r.close()
+}
+
+func (r *Records) close() error {
 	r.closed = true
 	if r.lock == nil {
 		return nil

@@ -9,7 +9,7 @@ package owner
 // the one that it may replace.
 func (r *Records) Intend(d Departure) error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	if err := r.begin(); err != nil {
 		return err
 	}
@@ -47,7 +47,7 @@ func (r *Records) cannotIntend(d Departure) string {
 // here, the attempt has ended and the gate may open.
 func (r *Records) Depart() error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	if err := r.begin(); err != nil {
 		return err
 	}
@@ -72,7 +72,7 @@ func (r *Records) Depart() error {
 // Acknowledge notes in .MIGRATED that the new owner has said so.
 func (r *Records) Acknowledge() error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	if err := r.begin(); err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func (r *Records) Acknowledge() error {
 // servers own the disk.
 func (r *Records) IgnoreDeparture() error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	if err := r.begin(); err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func (r *Records) IgnoreDeparture() error {
 // there is nothing to do.
 func (r *Records) Forget() error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	if err := r.begin(); err != nil {
 		return err
 	}

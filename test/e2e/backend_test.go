@@ -123,18 +123,6 @@ func onEachLane(t *testing.T, test func(t *testing.T, lane string)) {
 	}
 }
 
-// onEverySetting runs a test, a quick one, for each backend on each lane and each
-// transport.
-func onEverySetting(t *testing.T, test func(t *testing.T, b setting)) {
-	for _, storage := range []backend{fileBackend, blockdevBackend, memoryBackend} {
-		for _, lane := range storage.lanes {
-			for _, network := range []string{"tcp", "unix"} {
-				t.Run(storage.name+"/"+lane+"/"+network, func(t *testing.T) { test(t, setting{storage, lane, network}) })
-			}
-		}
-	}
-}
-
 // sparseFile makes a file that is one hole.
 func sparseFile(t *testing.T, size int64) string {
 	t.Helper()

@@ -7,17 +7,15 @@
 // # How a test looks
 //
 //	func TestNbdinfoJSON(t *testing.T) {
-//		onEverySetting(t, func(t *testing.T, b setting) {
+//		onEachBackend(t, func(t *testing.T, b setting) {
 //			s := b.serve(t, 3<<20, "--read-only")
 //			text := must(t, "nbdinfo", "--json", s.uri())
 //			...
 //		})
 //	}
 //
-// onEverySetting runs a test for a file, a loop device and a disk in a plugin's
-// memory, each on every lane that it has, over TCP and over a Unix socket;
-// onEachBackend, for what takes longer, for each storage on each lane once, and with
-// each transport more than once. onEachLane is for what only a file can show. serve
+// onEachBackend runs a test for a file, a loop device and a disk in a plugin's memory,
+// each on every lane that it has, and with each transport more than once. onEachLane is for what only a file can show. serve
 // is for tests that need one server of a certain kind, listen is the same for one that
 // waits for a disk.
 //

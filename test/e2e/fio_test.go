@@ -74,7 +74,7 @@ func fio(t *testing.T, s *server, options ...string) []fioJob {
 // test is done with what fio must not notice.
 func verifying(size int64) []string {
 	return []string{"--rw=randwrite", "--bs=4k", "--iodepth=16", fmt.Sprintf("--size=%d", size), "--verify=crc32c",
-		"--do_verify=1", "--verify_fatal=1", "--fsync=200", "--time_based", "--runtime=1h"}
+		"--do_verify=1", "--verify_fatal=1", "--fsync=200", "--rate_iops=8000", "--time_based", "--runtime=1h"}
 }
 
 // wantVerified checks what such a fio reports: it has read back all that it wrote, but

@@ -18,7 +18,7 @@ import (
 
 func TestReadOnlyDiskRefusesChanges(t *testing.T) {
 	t.Parallel()
-	onEverySetting(t, func(t *testing.T, b setting) {
+	onEachBackend(t, func(t *testing.T, b setting) {
 		s := b.serve(t, 1<<20, "--read-only")
 		p := s.pipeline()
 		for _, request := range []nbd.Request{

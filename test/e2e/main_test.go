@@ -39,7 +39,7 @@ func testMain(m *testing.M) int {
 	// Some of the tests that run in parallel wait, for limits of many seconds,
 	// while the others work: on few processors, too, they do so together.
 	flag.Parse()
-	if err := flag.Set("test.parallel", "32"); err != nil {
+	if err := flag.Set("test.parallel", "48"); err != nil {
 		return complain(err)
 	}
 	return m.Run()

@@ -111,7 +111,7 @@ func migrateLive(t *testing.T, from, to setting, size int64, seed uint64) {
 	destination.wantLane(to.lane)
 	load := startLoad(t, disk, journal.Options{Servers: at(source, destination), Seed: seed})
 	load.more(200)
-	readers := startFio(t, source, "--rw=randread", "--bs=4k", "--iodepth=8", "--size="+strconv.FormatInt(size, 10), "--time_based", "--runtime=1h")
+	readers := startFio(t, source, "--rw=randread", "--bs=4k", "--iodepth=8", "--rate_iops=2000", "--size="+strconv.FormatInt(size, 10), "--time_based", "--runtime=1h")
 
 	source.mirror(destination.addr, "--max-speed", "200K")
 	source.reaches("migration_state", "copying")

@@ -23,9 +23,13 @@ type runningLoad struct {
 	t *testing.T
 }
 
-// startLoad starts clients of a disk, wherever it is served.
+// startLoad starts clients of a disk, wherever it is served. They leave the processors
+// to other tests, too, unless o says how fast they are.
 func startLoad(t *testing.T, disk *journal.Disk, o journal.Options) *runningLoad {
 	t.Helper()
+	if o.BytesPerSecond == 0 {
+		o.BytesPerSecond = 16 << 20
+	}
 	load, err := journal.NewLoad(disk, o)
 	if err != nil {
 		t.Fatal(err)

@@ -59,7 +59,7 @@ func TestNbdcopyOnSeveralConnections(t *testing.T) {
 	t.Parallel()
 	needs(t, "nbdcopy")
 	original := copied.create(t)
-	onEverySetting(t, func(t *testing.T, b setting) {
+	onEachBackend(t, func(t *testing.T, b setting) {
 		s := b.serve(t, copied.size, "--verbose")
 		must(t, "nbdcopy", "--connections=4", "--threads=4", "--flush", original, s.uri())
 		connected := strings.Count(s.log.String(), ": connected ")

@@ -13,7 +13,7 @@ import (
 func TestSizeIsExact(t *testing.T) {
 	t.Parallel()
 	needs(t, "nbdinfo")
-	onEverySetting(t, func(t *testing.T, b setting) {
+	onEachBackend(t, func(t *testing.T, b setting) {
 		for _, size := range []int64{0, 1, 511, 513, 4095, 1000003} {
 			s := b.serve(t, size)
 			if got, want := must(t, "nbdinfo", "--size", s.uri()), fmt.Sprintln(b.size(size)); got != want {
@@ -26,7 +26,7 @@ func TestSizeIsExact(t *testing.T) {
 func TestNbdinfoSeesTheExport(t *testing.T) {
 	t.Parallel()
 	needs(t, "nbdinfo")
-	onEverySetting(t, func(t *testing.T, b setting) {
+	onEachBackend(t, func(t *testing.T, b setting) {
 		s := b.serve(t, 1<<20+1)
 		plain := must(t, "nbdinfo", s.uri())
 		for _, want := range []string{fmt.Sprintf("export-size: %d\n", b.size(1<<20+1)), "is_read_only: false", "can_flush: true", "can_fua: true",
@@ -47,7 +47,7 @@ func TestNbdinfoSeesTheExport(t *testing.T) {
 func TestNbdinfoJSON(t *testing.T) {
 	t.Parallel()
 	needs(t, "nbdinfo")
-	onEverySetting(t, func(t *testing.T, b setting) {
+	onEachBackend(t, func(t *testing.T, b setting) {
 		s := b.serve(t, 3<<20, "--read-only")
 		var info struct {
 			Protocol   string
@@ -81,7 +81,7 @@ func TestNbdinfoJSON(t *testing.T) {
 func TestNbdinfoMapShowsHoles(t *testing.T) {
 	t.Parallel()
 	needs(t, "nbdinfo")
-	onEverySetting(t, func(t *testing.T, b setting) {
+	onEachBackend(t, func(t *testing.T, b setting) {
 		s := b.serve(t, 4<<20)
 		s.write(t, randomBytes(1, 64<<10), 1<<20)
 		var extents []extent

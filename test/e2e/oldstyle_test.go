@@ -16,7 +16,7 @@ const oldstyle = "--handshake=oldstyle"
 func TestNbdinfoSeesOldstyle(t *testing.T) {
 	t.Parallel()
 	needs(t, "nbdinfo")
-	onEverySetting(t, func(t *testing.T, b setting) {
+	onEachBackend(t, func(t *testing.T, b setting) {
 		s := b.serve(t, 1<<20+1, oldstyle)
 		var info struct {
 			Protocol string
@@ -63,7 +63,7 @@ func TestFioOnOldstyle(t *testing.T) {
 
 func TestReadAndWriteSpeakOldstyle(t *testing.T) {
 	t.Parallel()
-	onEverySetting(t, func(t *testing.T, b setting) {
+	onEachBackend(t, func(t *testing.T, b setting) {
 		s := b.serve(t, 1<<20, oldstyle)
 		want := randomBytes(1, 100_000)
 		s.write(t, want, 4321)

@@ -14,7 +14,7 @@ import (
 func TestNbdClientListsTheExport(t *testing.T) {
 	t.Parallel()
 	needs(t, "nbd-client")
-	onEverySetting(t, func(t *testing.T, b setting) {
+	onEachBackend(t, func(t *testing.T, b setting) {
 		s := b.serve(t, 1<<20)
 		where := []string{"-unix", s.addr}
 		if b.network == "tcp" {

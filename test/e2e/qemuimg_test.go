@@ -15,7 +15,7 @@ var converted = checkingImage{size: 20<<20 + 512, seed: 2}
 func TestQemuImgInfo(t *testing.T) {
 	t.Parallel()
 	needs(t, "qemu-img")
-	onEverySetting(t, func(t *testing.T, b setting) {
+	onEachBackend(t, func(t *testing.T, b setting) {
 		s := b.serve(t, converted.size)
 		var info struct {
 			Size   int64  `json:"virtual-size"`

@@ -28,7 +28,7 @@ func qemuIO(t *testing.T, s *server, commands ...string) string {
 func TestQemuIOPatterns(t *testing.T) {
 	t.Parallel()
 	needs(t, "qemu-io")
-	onEverySetting(t, func(t *testing.T, b setting) {
+	onEachBackend(t, func(t *testing.T, b setting) {
 		s := b.serve(t, 16<<20)
 		qemuIO(t, s,
 			"write -P 0xa5 0 1M",
@@ -50,7 +50,7 @@ func TestQemuIOPatterns(t *testing.T) {
 func TestMisalignedRequestsTouchNothingElse(t *testing.T) {
 	t.Parallel()
 	needs(t, "qemu-io")
-	onEverySetting(t, func(t *testing.T, b setting) {
+	onEachBackend(t, func(t *testing.T, b setting) {
 		s := b.serve(t, 1<<20)
 		qemuIO(t, s,
 			"write -P 0x11 0 64k",
