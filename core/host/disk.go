@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/hashicorp/go-hclog"
@@ -83,7 +84,7 @@ type Disk struct {
 	restarts  int           // how many there were
 	onRestart []func()      // called before calls go on after a restart
 	onFailure []func()      // called before calls fail for good
-	wasSilent *opened       // the last that did not read its rings
+	previous  *opened       // served last
 }
 
 // opened is one process with the disk open in it.
@@ -94,7 +95,12 @@ type opened struct {
 	refused error           // why there is none, if there might have been
 	rings   wire.RingOpener // nil without the ring lane
 
-	distrusted error // why nothing that it says can be believed; the disk's mu
+	// The disk's mu.
+
+	asRings     *rings // as the ring lane sees it
+	distrusted  error  // why nothing that it says can be believed
+	silent      bool   // it did not read its rings
+	afterSilent bool   // the one before it did not either
 
 	gone chan struct{} // closed once the process has ended, or the disk has failed
 }
@@ -179,6 +185,9 @@ func (d *Disk) start(ctx context.Context) (*opened, error) {
 	}
 	disk := d.open
 	disk.Lease = d.lease
+	if d.rings != nil { // queues are made for it
+		disk.Lanes = slices.DeleteFunc(slices.Clone(disk.Lanes), func(lane string) bool { return lane == wire.LaneFile })
+	}
 	s, err := process.OpenDisk(ctx, disk)
 	switch {
 	case errors.Is(err, wire.ErrPluginGone):
@@ -227,7 +236,10 @@ func (d *Disk) becomeServing(o *opened) error {
 	if d.broken != nil {
 		return d.broken
 	}
-	d.current, d.process = o, o.process
+	if d.previous != nil {
+		o.afterSilent = d.previous.silent
+	}
+	d.current, d.previous, d.process = o, o, o.process
 	d.useLoan(o)
 	d.useRings(o)
 	if d.again != nil {
@@ -399,6 +411,7 @@ func (d *Disk) stop(why error, inOrder bool) error {
 	}
 	if o != nil {
 		close(o.gone)
+		d.finishRings(o)
 	}
 	d.tasks.Wait()
 	if d.lease != nil {

@@ -32,10 +32,11 @@ func (d *Disk) replace(o *opened) {
 		d.giveUp(fmt.Errorf("its backend's process can't be ended, so nothing can be repeated: %w", err))
 	}
 	close(o.gone)
+	d.finishRings(o)
 	if err != nil {
 		return
 	}
-	if why := d.distrusted(o); why != nil {
+	if why := d.whyNone(o); why != nil {
 		d.giveUp(why)
 		return
 	}

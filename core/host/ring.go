@@ -38,12 +38,15 @@ func (r *rings) Broke(how error) {
 	r.disk.distrust(r.opened, fmt.Errorf("its backend %s has broken the rules of the ring lane, so that nothing it says can be believed: %w", r.disk.program.Name, how))
 }
 
+// Ended implements [ringlane.Process].
+func (r *rings) Ended() { r.disk.becomeRestarting(r.opened) }
+
 // Silent implements [ringlane.Process]. Once may be chance.
 func (r *rings) Silent() {
 	d := r.disk
 	d.mu.Lock()
-	again := d.wasSilent != nil && d.wasSilent != r.opened
-	d.wasSilent = r.opened
+	again := r.opened.afterSilent
+	r.opened.silent = true
 	d.mu.Unlock()
 	if again {
 		d.distrust(r.opened, fmt.Errorf("its backend %s does not read its rings, and neither did the process before it", d.program.Name))
@@ -67,8 +70,8 @@ func (d *Disk) distrust(o *opened, why error) {
 	}
 }
 
-// distrusted returns why there is to be no other process after o, nil if there may be.
-func (d *Disk) distrusted(o *opened) error {
+// whyNone returns why there is to be no other process after o, nil if there may be.
+func (d *Disk) whyNone(o *opened) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return o.distrusted
@@ -119,15 +122,28 @@ func carryOut(r *wire.Request) func(store.Store) error {
 // makeRings makes the ring lane, if that is what the first process has chosen.
 func (d *Disk) makeRings(first *opened) {
 	if first.rings != nil {
-		d.rings = ringlane.New(&d.ranges, ringCalls{d})
-		d.tasks.Go(func() { d.rings.Watch(d.ctx, beat, hangTimeout) })
+		lane, every, limit := ringlane.New(&d.ranges, ringCalls{d}), beat, hangTimeout
+		d.rings = lane
+		d.tasks.Go(func() { lane.Watch(d.ctx, every, limit) })
 	}
 }
 
 // useRings opens rings to a process that has begun to serve. The caller holds mu.
 func (d *Disk) useRings(o *opened) {
 	if d.rings != nil && o.rings != nil {
-		d.rings.Use(&rings{RingOpener: o.rings, disk: d, opened: o})
+		o.asRings = &rings{RingOpener: o.rings, disk: d, opened: o}
+		d.rings.Use(o.asRings)
+	}
+}
+
+// finishRings ends the rings of a process that has ended, and takes in what it has
+// completed: from then on nothing is heard of it.
+func (d *Disk) finishRings(o *opened) {
+	d.mu.Lock()
+	p := o.asRings
+	d.mu.Unlock()
+	if p != nil {
+		d.rings.Finish(p)
 	}
 }
 

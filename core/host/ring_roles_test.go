@@ -36,7 +36,7 @@ var rubbish = map[string]func(socket, memory *os.File, size int, s script){
 	"lies about lengths": func(socket, _ *os.File, _ int, _ script) {
 		answerRing(socket, func(r ring.Request) []byte { c := well(r); c.Length = 1<<32 - 1; return c.Append(nil) })
 	},
-	"does not read": func(*os.File, *os.File, int, script) {},
+	"does not read": func(socket, _ *os.File, _ int, _ script) { unread = socket },
 	"hangs up": func(socket, _ *os.File, _ int, _ script) {
 		answerRing(socket, func(ring.Request) []byte { _ = socket.Close(); return nil })
 	},
@@ -58,6 +58,9 @@ var rubbish = map[string]func(socket, memory *os.File, size int, s script){
 		})
 	},
 }
+
+// unread keeps a socket open that nobody reads.
+var unread *os.File
 
 // answerRing answers each request.
 func answerRing(socket *os.File, answer func(ring.Request) []byte) {

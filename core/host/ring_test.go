@@ -165,6 +165,11 @@ func TestRingThatEndsIsALostProcess(t *testing.T) {
 func TestHistoryOverRingsIsLinearizable(t *testing.T) {
 	d := slowDisk(t, nil, wire.LaneRing)
 	m := newMixed(t, d, wire.LaneRing)
+	defer func() {
+		if m.fast.Load() == 0 || m.slow.Load() == 0 {
+			t.Errorf("%d requests on the ring lane, %d on the rpc lane", m.fast.Load(), m.slow.Load())
+		}
+	}()
 	h := contend(t, m, func(i int, _ func() int64) { m.strike(t, i) })
 	if !h.linearizable(t) {
 		t.Error("a ring, or a crash, showed")

@@ -29,6 +29,13 @@
 // moment longer: keep a copy of what is needed later. WriteAt must not change
 // the slice.
 //
+// # Errors
+//
+// An error wraps the errno that the client is told; [Errno] finds it. Its words are for
+// the operator, and name the disk. A read, write or punch that has failed may be called
+// once more at once, to learn why: what the first call has to say, the second has to
+// say too, unless it succeeds. Flush, and what has FUA, is called once.
+//
 // # Ranges
 //
 // Offsets and lengths are bytes. The caller keeps every range inside

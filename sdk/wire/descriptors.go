@@ -116,7 +116,11 @@ func (ch *DescriptorChannel) Send(c syscall.Conn) (token uint64, err error) {
 	err = raw.Control(func(fd uintptr) {
 		_, _, sendErr = ch.conn.WriteMsgUnix(msg, unix.UnixRights(int(fd)), nil)
 	})
-	if err = errors.Join(err, sendErr); err != nil {
+	err = errors.Join(err, sendErr)
+	switch {
+	case errors.Is(err, net.ErrClosed), errors.Is(err, unix.EPIPE), errors.Is(err, unix.ECONNRESET):
+		return 0, fmt.Errorf("descriptor channel: %w: %w", ErrPluginGone, err)
+	case err != nil:
 		return 0, fmt.Errorf("descriptor channel: %w", err)
 	}
 	return token, nil

@@ -13,9 +13,8 @@
 //	          payloads, where a request says
 //
 // The memory is the core's: it makes it, divides it, and alone knows which part of it
-// belongs to which request. A payload lies there from the moment that it comes off the
-// client's socket until it has gone into it, and is copied by neither process in
-// between. The memory is sealed, so that its size is what it was when it was mapped,
+// belongs to which request. A payload lies there from when the session has it until it
+// has gone to the client, or the store is through with it. The memory is sealed, so that its size is what it was when it was mapped,
 // whatever the other end does.
 //
 // docs/plugin-protocol.md describes the lane for other languages. [Serve] is all that a

@@ -86,6 +86,7 @@ func (s *Server) Close() {
 // serve is one reader.
 func (s *Server) serve(me int) {
 	defer s.tasks.Done()
+	s.outbox.send() // what the reader before has completed
 	for {
 		if !s.carryOut(me) {
 			return
@@ -128,14 +129,15 @@ const (
 	// longPayload is from when on a payload is worth a goroutine, so that several are
 	// worked on by several processors.
 	longPayload = 128 << 10
-	// together is how much payload is worked on before those that wait for it are told.
+	// together is how much payload is worked on before those that wait for it are told,
+	// if it does not take slowCall before.
 	together = 256 << 10
 )
 
 // carryOut carries out the batch. It returns false if somebody else has become the
 // reader meanwhile.
 func (s *Server) carryOut(me int) bool {
-	bytes := 0
+	bytes, began := 0, time.Now()
 	for {
 		r, what, more := s.next(me)
 		switch what {
@@ -164,9 +166,9 @@ func (s *Server) carryOut(me int) bool {
 			s.outbox.send()
 			return false
 		}
-		if bytes += int(r.Length); bytes >= together {
+		if bytes += int(r.Length); bytes >= together || time.Since(began) >= slowCall {
 			s.outbox.send()
-			bytes = 0
+			bytes, began = 0, time.Now()
 		}
 	}
 }
@@ -185,6 +187,8 @@ func (s *Server) next(me int) (r Request, what int, more bool) {
 	switch {
 	case s.reader != me:
 		return r, notReader, false
+	case s.ctx.Err() != nil: // nobody waits for the rest
+		return r, nothingLeft, false
 	case s.at == len(s.batch):
 		return r, nothingLeft, false
 	}

@@ -18,6 +18,10 @@ import (
 // Memory is divided into blocks of a power of two, from minBlock to wire.MaxPayload: a
 // buddy system. Of the blocks that are free the first in memory is taken, so that what
 // was used last is mostly used next: its pages are there, and in the processor's cache.
+//
+// A few small blocks in the wrong places keep a large one waiting where a mere number of
+// bytes would not; it is first come, first served then, and everything that is lent comes
+// back.
 const (
 	minBits   = 12
 	maxBits   = 20
@@ -185,9 +189,9 @@ func (a *arena) tryBorrow(n int) *wire.Payload {
 }
 
 func (a *arena) giveBack(p *wire.Payload) {
-	off := a.offset(p.Bytes)
-	if off < 0 {
-		panic("ringlane: a payload was returned that is not of this queue")
+	off, size := a.offset(p.Bytes), cap(p.Bytes)
+	if off < 0 || size < 1<<minBits || size&(size-1) != 0 || off&(size-1) != 0 {
+		panic(fmt.Sprintf("ringlane: a payload with room for %d bytes was returned, which was never borrowed here or was cut at the front", size))
 	}
 	p.Bytes = nil
 	a.spare.Put(p)
@@ -198,7 +202,7 @@ func (a *arena) giveBack(p *wire.Payload) {
 func (a *arena) offset(b []byte) int {
 	begin := uintptr(unsafe.Pointer(unsafe.SliceData(a.memory.Bytes)))
 	off := uintptr(unsafe.Pointer(unsafe.SliceData(b))) - begin
-	if off > arenaSize || uintptr(len(b)) > arenaSize-off { // below the memory it is huge
+	if off >= arenaSize || uintptr(len(b)) > arenaSize-off { // below the memory it is huge
 		return -1
 	}
 	return int(off)

@@ -37,6 +37,7 @@
 // into the memory beyond what it was asked reaches no other disk: it is bytes of this
 // connection to this disk, and nothing else is kept there.
 //
-// Locks: the lane's, then a ring's, then the range lock's; a queue's memory has one of
-// its own. None is held while a sink is called.
+// Locks: the lane's, a ring's, that of a queue's memory, and the range lock. None of them
+// is taken with another one held, nor while a sink is called. Whoever has a disk's own
+// lock may call [Lane.Use].
 package ringlane

@@ -31,6 +31,9 @@ type Process interface {
 	Unopened(why error)
 	// Broke is told that the process has broken the lane's rules.
 	Broke(how error)
+	// Ended is told that a ring has ended which this end has not ended: the process is
+	// gone, or has hung up.
+	Ended()
 	// Silent is told that the process does not read its ring.
 	Silent()
 }
@@ -61,6 +64,26 @@ func (l *Lane) Use(p Process) {
 		if p != nil {
 			q.attach(p)
 		}
+	}
+}
+
+// Finish ends every ring to p, which can do nothing any more, and returns when all that
+// it has ever completed has been taken in. Somebody else may still have its end of the
+// sockets, a child of it, say; what that writes is not read.
+func (l *Lane) Finish(p Process) {
+	l.mu.Lock()
+	var ends []*line
+	for q := range l.queues {
+		for r := range q.lines {
+			if r.process == p {
+				ends = append(ends, r)
+			}
+		}
+	}
+	l.mu.Unlock()
+	for _, r := range ends {
+		r.shut()
+		<-r.ended
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/flexnbd/flexnbd/sdk/store"
 	"github.com/flexnbd/flexnbd/sdk/wire"
 	"github.com/flexnbd/flexnbd/sdk/wire/ring"
 )
@@ -30,6 +31,7 @@ type line struct {
 	process Process
 	socket  *os.File
 	raw     syscall.RawConn
+	ended   chan struct{} // closed once its completions have all been taken in, and what was under way is carried on with
 
 	mu      sync.Mutex
 	slots   [ring.MaxInFlight]slot
@@ -37,6 +39,7 @@ type line struct {
 	waiting []ticket // for a slot
 	out     []byte   // not taken by the socket yet
 	over    bool     // nothing is sent any more
+	hungUp  bool     // by this end
 	heard   bool     // something was completed since the last look of the watch
 	ping    time.Time
 }
@@ -52,7 +55,7 @@ type slot struct {
 const pingSlot = ring.MaxInFlight
 
 func newLine(q *queue, p Process, socket *os.File) *line {
-	l := &line{queue: q, process: p, socket: socket, free: make([]uint16, ring.MaxInFlight)}
+	l := &line{queue: q, process: p, socket: socket, ended: make(chan struct{}), free: make([]uint16, ring.MaxInFlight)}
 	for i := range l.free {
 		l.free[i] = uint16(len(l.free) - 1 - i)
 	}
@@ -132,6 +135,7 @@ func (l *line) write() {
 
 // receive is the receiver: it takes completions until the ring ends.
 func (l *line) receive() {
+	defer close(l.ended)
 	defer func() { _ = l.socket.Close() }()
 	var (
 		buf  [ring.MaxInFlight * ring.CompletionSize]byte
@@ -198,7 +202,10 @@ func (l *line) complete(c ring.Completion, done *scratch) error {
 	if err := c.Check(uint32(s.request.Length)); err != nil {
 		return err
 	}
-	if c.Errno == 0 {
+	if c.Errno == syscall.ENOTSUP { // an answer to whoever asks for what is fast, and says it all
+		s.request.Err = store.ErrNotSupported
+	}
+	if c.Errno == 0 || s.request.Err != nil {
 		done.well = append(done.well, s.ticket)
 	} else {
 		done.ill = append(done.ill, s.ticket)
@@ -214,28 +221,39 @@ func (l *line) end(broken error) {
 	l.queue.line.CompareAndSwap(l, nil)
 	l.mu.Lock()
 	l.over = true
-	var left []ticket
+	var had []ticket
 	for i := range l.slots {
 		if l.slots[i].taken {
-			left = append(left, l.slots[i].ticket)
+			had = append(had, l.slots[i].ticket)
 			l.slots[i].ticket, l.slots[i].taken = ticket{}, false
 		}
 	}
-	left = append(left, l.waiting...)
+	unsent, hungUp := l.waiting, l.hungUp
 	l.waiting, l.out = nil, nil
 	l.mu.Unlock()
-	if broken != nil {
+	switch {
+	case broken != nil:
 		l.process.Broke(broken)
+	case !hungUp:
+		l.process.Ended()
 	}
-	l.queue.lost(left, l.process)
+	l.queue.lost(had, unsent, l.process)
 }
 
 // hangUp ends a ring on which nothing is under way.
 func (l *line) hangUp() {
 	l.mu.Lock()
-	l.over = true
+	l.over, l.hungUp = true, true
 	l.mu.Unlock()
 	_ = l.socket.Close()
+}
+
+// shut has the receiver read what has come and then end, whoever has the other end.
+func (l *line) shut() {
+	l.mu.Lock()
+	l.over, l.hungUp = true, true
+	l.mu.Unlock()
+	_ = l.raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RDWR) })
 }
 
 // silent sends a ping if requests wait and nothing was completed lately, and says
@@ -243,9 +261,11 @@ func (l *line) hangUp() {
 func (l *line) silent(now time.Time, limit time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	switch {
-	case l.over:
+	if l.over {
 		return false
+	}
+	l.write() // should the socket have refused some for want of memory
+	switch {
 	case !l.ping.IsZero() && !l.heard:
 		return now.Sub(l.ping) > limit
 	case len(l.free) == ring.MaxInFlight || l.heard || !l.ping.IsZero():

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,11 +36,15 @@ type plugin struct {
 	serve func(socket, memory *os.File, size int)
 	// refuses is why it opens none.
 	refuses error
+	// room is what the kernel keeps of requests that are not read, in bytes; 0: a lot.
+	room int
 
 	rings  sync.WaitGroup
 	broke  chan error // what Broke was told
 	silent chan struct{}
 	gone   chan struct{} // closed once nothing of it can land any more
+
+	hungUp atomic.Int32 // how often Ended was called
 
 	mu       sync.Mutex
 	unopened []error
@@ -71,6 +76,11 @@ func (p *plugin) OpenRing(_ context.Context, memory *os.File, size int) (*os.Fil
 	if err != nil {
 		return nil, err
 	}
+	if p.room > 0 {
+		if err := unix.SetsockoptInt(fds[0], unix.SOL_SOCKET, unix.SO_SNDBUF, p.room); err != nil {
+			return nil, err
+		}
+	}
 	theirs, err := unix.FcntlInt(memory.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -88,6 +98,8 @@ func (p *plugin) Unopened(why error) {
 }
 
 func (p *plugin) Broke(how error) { p.broke <- how }
+
+func (p *plugin) Ended() { p.hungUp.Add(1) }
 
 func (p *plugin) Silent() { p.silent <- struct{}{} }
 

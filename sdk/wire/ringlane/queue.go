@@ -5,6 +5,7 @@ package ringlane
 import (
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -23,6 +24,7 @@ type queue struct {
 	ctx      context.Context // ends with the queue
 	cancel   context.CancelFunc
 	line     atomic.Pointer[line] // nil: none at present
+	lines    map[*line]struct{}   // all that have not ended; the lane's lock
 	inFlight sync.WaitGroup       // requests on rings, and those that became calls after one
 	tasks    sync.WaitGroup       // whatever opens and reads rings
 }
@@ -35,7 +37,7 @@ func (l *Lane) NewQueue(fallback wire.Queue, sink wire.Sink) (wire.Queue, error)
 	if err != nil {
 		return fallback, err
 	}
-	q := &queue{lane: l, sink: sink, fallback: fallback, arena: a}
+	q := &queue{lane: l, sink: sink, fallback: fallback, arena: a, lines: map[*line]struct{}{}}
 	q.ctx, q.cancel = context.WithCancel(context.Background())
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -62,6 +64,7 @@ func (q *queue) attach(p Process) {
 			r.hangUp()
 		}
 		r.receive()
+		q.forget(r)
 	})
 }
 
@@ -74,7 +77,15 @@ func (q *queue) use(r *line) bool {
 		return false
 	}
 	q.line.Store(r)
+	q.lines[r] = struct{}{}
 	return true
+}
+
+// forget is told of the end of a ring.
+func (q *queue) forget(r *line) {
+	q.lane.mu.Lock()
+	defer q.lane.mu.Unlock()
+	delete(q.lines, r)
 }
 
 // leave sends nothing over the ring any more.
@@ -121,19 +132,19 @@ func (q *queue) Submit(requests []*wire.Request) {
 		if t, ok := q.ticket(request); ok {
 			b.tickets = append(b.tickets, t)
 		} else {
-			b.others = append(b.others, request)
+			b.requests = append(b.requests, request)
 		}
 	}
 	q.inFlight.Add(len(b.tickets))
 	if !r.send(b.tickets) {
 		for _, t := range b.tickets {
 			q.lane.ranges.Unlock(t.claim)
-			b.others = append(b.others, t.request)
+			b.requests = append(b.requests, t.request)
 		}
 		q.inFlight.Add(-len(b.tickets))
 	}
-	if len(b.others) > 0 {
-		q.fallback.Submit(b.others)
+	if len(b.requests) > 0 {
+		q.fallback.Submit(b.requests)
 	}
 	b.free()
 }
@@ -148,12 +159,12 @@ type ticket struct {
 // ticket makes one if the request is for the ring, and its range is not in use.
 func (q *queue) ticket(r *wire.Request) (t ticket, ok bool) {
 	t.request = r
-	if r.Op == wire.OpFlush || r.Flags&store.FUA != 0 {
+	if r.Op == wire.OpFlush || r.Flags&store.FUA != 0 || r.Length > math.MaxUint32 {
 		return t, false
 	}
 	if r.Op != wire.OpZero {
 		off := q.arena.offset(r.Data.Bytes)
-		if off < 0 {
+		if off < 0 || int64(len(r.Data.Bytes)) != r.Length { // the fallback says what it thinks of the latter
 			return t, false
 		}
 		t.payload = uint32(off)
@@ -168,9 +179,9 @@ func (q *queue) completed(tickets []ticket, failed []ticket) {
 		b := newBatch()
 		for _, t := range tickets {
 			q.lane.ranges.Unlock(t.claim)
-			b.others = append(b.others, t.request)
+			b.requests = append(b.requests, t.request)
 		}
-		q.sink(b.others)
+		q.sink(b.requests)
 		b.free()
 		q.inFlight.Add(-len(tickets))
 	}
@@ -179,10 +190,14 @@ func (q *queue) completed(tickets []ticket, failed []ticket) {
 	}
 }
 
-// lost carries on with requests whose ring has ended.
-func (q *queue) lost(tickets []ticket, p Process) {
-	for _, t := range tickets {
+// lost carries on with requests whose ring has ended: those that the process has had, and
+// those that it has not.
+func (q *queue) lost(had, unsent []ticket, p Process) {
+	for _, t := range had {
 		q.later(t, func(r *wire.Request) error { return q.lane.disk.Repeat(p, r) })
+	}
+	for _, t := range unsent {
+		q.later(t, q.lane.disk.Call)
 	}
 }
 
@@ -198,8 +213,8 @@ func (q *queue) later(t ticket, do func(*wire.Request) error) {
 
 // batch is scratch space for one call.
 type batch struct {
-	tickets []ticket
-	others  []*wire.Request
+	tickets  []ticket
+	requests []*wire.Request
 }
 
 var batches = sync.Pool{New: func() any { return new(batch) }}
@@ -208,7 +223,7 @@ func newBatch() *batch { return batches.Get().(*batch) }
 
 func (b *batch) free() {
 	clear(b.tickets)
-	clear(b.others)
-	b.tickets, b.others = b.tickets[:0], b.others[:0]
+	clear(b.requests)
+	b.tickets, b.requests = b.tickets[:0], b.requests[:0]
 	batches.Put(b)
 }

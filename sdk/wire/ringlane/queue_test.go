@@ -14,6 +14,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/flexnbd/flexnbd/sdk/memstore"
 	"github.com/flexnbd/flexnbd/sdk/rangelock"
 	"github.com/flexnbd/flexnbd/sdk/store"
@@ -167,6 +169,120 @@ func TestRequestsSurviveTheirProcess(t *testing.T) {
 	site.attached() // to the next one
 	site.do(site.request(wire.OpRead, 0, 512))
 	site.close(p, next)
+}
+
+// A process may be gone and somebody else have its end of a ring, a child of it, say.
+func TestRingEndsWithItsProcess(t *testing.T) {
+	sockets, release := make(chan *os.File, 1), make(chan struct{})
+	p := newPlugin(t, func(socket, memory *os.File, _ int) {
+		_ = memory.Close()
+		sockets <- socket
+		<-release
+		_ = socket.Close()
+	})
+	site := newSite(t, p)
+	read := site.request(wire.OpRead, 0, 512)
+	site.queue.Submit([]*wire.Request{read})
+	socket := <-sockets
+	site.lane.Use(nil)
+	site.lane.Finish(p)
+	// Too late.
+	if _, err := socket.Write(ring.Completion{Cookie: cookie(0, 1), Length: 512}.Append(nil)); err == nil {
+		t.Error("a completion was taken from a process that is gone")
+	}
+	if made, again := site.calls.count(); made != 0 || again > 1 {
+		t.Errorf("%d calls, %d repeats", made, again)
+	}
+	close(p.gone)
+	site.wait(read)
+	if read.Err != nil || p.hungUp.Load() != 0 {
+		t.Errorf("the read ended with %v; the process was told %d times that it had hung up", read.Err, p.hungUp.Load())
+	}
+	close(release)
+	site.close(p)
+}
+
+// What a process has completed before its end counts.
+func TestCompletionsBeforeTheEndCount(t *testing.T) {
+	answered := make(chan struct{})
+	p := says(t, func(r ring.Request) []byte {
+		defer close(answered)
+		return ring.Completion{Cookie: r.Cookie, Length: r.Length}.Append(nil)
+	})
+	site := newSite(t, p)
+	write := site.request(wire.OpWrite, 0, 512)
+	site.queue.Submit([]*wire.Request{write})
+	<-answered
+	eventually(t, "the completion to be on its way", func() bool {
+		n, _ := unix.IoctlGetInt(int(socketOf(t, site)), unix.TIOCINQ)
+		site.mu.Lock()
+		defer site.mu.Unlock()
+		return n > 0 || site.done[write] > 0
+	})
+	site.lane.Finish(p)
+	site.wait(write)
+	if made, again := site.calls.count(); made+again != 0 {
+		t.Errorf("%d calls, %d repeats", made, again)
+	}
+	close(p.gone)
+	site.close(p)
+}
+
+// socketOf is the descriptor of a site's ring.
+func socketOf(t *testing.T, s *site) (fd uintptr) {
+	t.Helper()
+	if r := s.queue.line.Load(); r != nil {
+		_ = r.raw.Control(func(d uintptr) { fd = d })
+	}
+	return fd
+}
+
+func TestRingThatHangsUpIsToldOf(t *testing.T) {
+	hangUp := make(chan struct{})
+	p := newPlugin(t, func(socket, memory *os.File, _ int) {
+		_ = memory.Close()
+		<-hangUp
+		_ = socket.Close()
+	})
+	site := newSite(t, p)
+	close(hangUp)
+	eventually(t, "the process to be told", func() bool { return p.hungUp.Load() == 1 })
+	site.do(site.request(wire.OpRead, 0, 512)) // a call
+	site.close(p)
+}
+
+// A socket that is full takes the rest later.
+func TestFullSocket(t *testing.T) {
+	s := memstore.New(diskSize)
+	read := make(chan struct{})
+	p := newPlugin(t, func(socket, memory *os.File, size int) {
+		<-read
+		server, err := ring.NewServer(s, socket, memory, size)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if err := server.Run(); err != nil {
+			t.Error(err)
+		}
+	})
+	p.room = 1 // as little as there may be
+	site := newSite(t, p)
+	var all []*wire.Request
+	for i := range int64(2 * ring.MaxInFlight) {
+		all = append(all, &wire.Request{Op: wire.OpZero, Offset: i * 4096, Length: 4096})
+		site.queue.Submit(all[i:])
+	}
+	r := site.queue.line.Load()
+	r.mu.Lock()
+	left, waiting := len(r.out), len(r.waiting)
+	r.mu.Unlock()
+	if left == 0 || waiting != ring.MaxInFlight {
+		t.Errorf("%d bytes are left to send and %d requests wait: this test has lost its point", left, waiting)
+	}
+	close(read)
+	site.wait(all...)
+	site.close(p)
 }
 
 // Requests whose range is in use wait for it as calls, behind whoever has it.
