@@ -10,7 +10,7 @@ import (
 
 // lanes of flexnbd between core and backend, each a variant to measure. A new lane
 // is a line here, and one in goal.go.
-var lanes = []string{"file", "rpc"}
+var lanes = []string{"file", "ring", "rpc"}
 
 // flexnbds are the variants of flexnbd. A binary from before there was --lane has
 // one only.

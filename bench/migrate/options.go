@@ -28,7 +28,7 @@ type Options struct {
 const defaultOut = "docs/performance"
 
 // lanes of flexnbd between core and backend.
-var lanes = []string{"file", "rpc"}
+var lanes = []string{"file", "ring", "rpc"}
 
 // parseOptions reads the command line. What is wrong with it, or the help that was
 // asked for, goes to out.
