@@ -52,10 +52,10 @@ func onLane(t testing.TB, program host.Program, lane, location string) store.Sto
 	return wiretest.OverQueue(d, func(sink wire.Sink) wire.Queue { return d.NewQueue(context.Background(), sink) })
 }
 
-// onEachLane runs a suite on each lane that a stock backend has.
-func onEachLane(t *testing.T, binary string, suite storetest.Suite, create func(t testing.TB, size int64) (location string)) {
+// onEachLane runs a suite on each lane that a backend has.
+func onEachLane(t *testing.T, binary string, lanes []string, suite storetest.Suite, create func(t testing.TB, size int64) (location string)) {
 	program := find(t, wire.KindBackend, binary)
-	for _, lane := range []string{wire.LaneFile, wire.LaneRPC} {
+	for _, lane := range lanes {
 		t.Run(lane, func(t *testing.T) {
 			suite.Open = func(t testing.TB, size int64) store.Store {
 				return onLane(t, program, lane, create(t, size))
@@ -65,8 +65,11 @@ func onEachLane(t *testing.T, binary string, suite storetest.Suite, create func(
 	}
 }
 
+// allLanes are those of a backend that has a descriptor to lend.
+var allLanes = []string{wire.LaneFile, wire.LaneRing, wire.LaneRPC}
+
 func TestFileBackend(t *testing.T) {
-	onEachLane(t, "flexnbd-backend-file", storetest.Suite{}, func(t testing.TB, size int64) string {
+	onEachLane(t, "flexnbd-backend-file", allLanes, storetest.Suite{}, func(t testing.TB, size int64) string {
 		image := filepath.Join(t.TempDir(), "disk.img")
 		if err := os.WriteFile(image, nil, 0o600); err != nil {
 			t.Fatal(err)
@@ -83,12 +86,11 @@ func TestBlockdevBackend(t *testing.T) {
 	create := func(t testing.TB, _ int64) string {
 		return looptest.New(t, looptest.Options{Size: size}).Path
 	}
-	onEachLane(t, "flexnbd-backend-blockdev", storetest.Suite{FixedSize: size, SizeUnit: 512}, create)
+	onEachLane(t, "flexnbd-backend-blockdev", allLanes, storetest.Suite{FixedSize: size, SizeUnit: 512}, create)
 }
 
 func TestMemoryBackend(t *testing.T) {
-	p := start(t, wire.KindBackend, "plugin-memory")
-	storetest.Run(t, func(t testing.TB, size int64) store.Store {
-		return open(t, p, strconv.FormatInt(size, 10))
+	onEachLane(t, "plugin-memory", []string{wire.LaneRing, wire.LaneRPC}, storetest.Suite{}, func(_ testing.TB, size int64) string {
+		return strconv.FormatInt(size, 10)
 	})
 }

@@ -15,6 +15,7 @@ import (
 // name them.
 const (
 	laneFile = "file"
+	laneRing = "ring"
 	laneRPC  = "rpc"
 )
 
@@ -34,13 +35,13 @@ type backend struct {
 }
 
 var (
-	fileBackend = backend{"file", []string{laneFile, laneRPC}, 1, true, func(t *testing.T, size int64) []string {
+	fileBackend = backend{"file", []string{laneFile, laneRing, laneRPC}, 1, true, func(t *testing.T, size int64) []string {
 		return []string{"--file", sparseFile(t, size)}
 	}}
-	blockdevBackend = backend{"blockdev", []string{laneFile, laneRPC}, 512, false, func(t *testing.T, size int64) []string {
+	blockdevBackend = backend{"blockdev", []string{laneFile, laneRing, laneRPC}, 512, false, func(t *testing.T, size int64) []string {
 		return []string{"--file", looptest.New(t, looptest.Options{Size: size}).Path}
 	}}
-	memoryBackend = backend{"memory", []string{laneRPC}, 1, true, func(_ *testing.T, size int64) []string {
+	memoryBackend = backend{"memory", []string{laneRing, laneRPC}, 1, true, func(_ *testing.T, size int64) []string {
 		return []string{"--file", strconv.FormatInt(size, 10), "--backend", programs.memory}
 	}}
 )
@@ -89,23 +90,25 @@ func (s *server) wantLane(lane string) {
 	}
 }
 
-// onEachBackend runs a test once for each backend on each of its lanes, and so more
-// than once for each transport.
+// onEachBackend runs a test for each backend, and with each lane and each transport once
+// at least.
 func onEachBackend(t *testing.T, test func(t *testing.T, b setting)) {
-	on(t, test, fileOnFile, fileOnRPC, blockdevOnFile, blockdevOnRPC, memoryOnRPC)
+	on(t, test, fileOnFile, fileOnRing, blockdevOnFile, blockdevOnRPC, memoryOnRing)
 }
 
 // onEachBackendOnce is onEachBackend for what takes longer: a block device is used on
 // its fastest lane only.
 func onEachBackendOnce(t *testing.T, test func(t *testing.T, b setting)) {
-	on(t, test, fileOnFile, fileOnRPC, blockdevOnFile, memoryOnRPC)
+	on(t, test, fileOnFile, fileOnRPC, blockdevOnFile, memoryOnRing)
 }
 
 var (
 	fileOnFile     = setting{fileBackend, laneFile, "tcp"}
+	fileOnRing     = setting{fileBackend, laneRing, "unix"}
 	fileOnRPC      = setting{fileBackend, laneRPC, "unix"}
 	blockdevOnFile = setting{blockdevBackend, laneFile, "unix"}
 	blockdevOnRPC  = setting{blockdevBackend, laneRPC, "tcp"}
+	memoryOnRing   = setting{memoryBackend, laneRing, "tcp"}
 	memoryOnRPC    = setting{memoryBackend, laneRPC, "tcp"}
 )
 

@@ -104,7 +104,7 @@ func TestFioSeesNoCrash(t *testing.T) {
 			s.stop(syscall.SIGTERM)
 			rival.check()
 		})
-	}, fileOnFile, fileOnRPC, blockdevOnFile)
+	}, fileOnFile, fileOnRing, fileOnRPC, blockdevOnFile)
 }
 
 // ask makes one request on a connection of transmission, and returns the answer.

@@ -15,7 +15,7 @@
 //	}
 //
 // onEachBackend runs a test for a file, a loop device and a disk in a plugin's memory,
-// each on every lane that it has, and with each transport more than once. onEachLane is for what only a file can show. serve
+// with each lane and each transport once at least. onEachLane is for what only a file can show. serve
 // is for tests that need one server of a certain kind, listen is the same for one that
 // waits for a disk.
 //

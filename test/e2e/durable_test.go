@@ -50,7 +50,7 @@ func TestDurableBeforeTheReply(t *testing.T) {
 			}
 		}
 		_ = conn.Close()
-	}, fileOnFile, fileOnRPC, blockdevOnFile, blockdevOnRPC)
+	}, fileOnFile, fileOnRing, blockdevOnFile, blockdevOnRPC)
 }
 
 // systemCalls are lines of strace, each at the time when the call ended.

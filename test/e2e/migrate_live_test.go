@@ -74,17 +74,19 @@ func (m *movable) content(t *testing.T, s *server) string {
 }
 
 var (
-	blockdevRPC = setting{blockdevBackend, laneRPC, "tcp"}
-	fileRPC     = setting{fileBackend, laneRPC, "tcp"}
-	blockdev    = setting{blockdevBackend, laneFile, "tcp"}
+	fileRing     = setting{fileBackend, laneRing, "tcp"}
+	fileRPC      = setting{fileBackend, laneRPC, "tcp"}
+	blockdev     = setting{blockdevBackend, laneFile, "tcp"}
+	blockdevRing = setting{blockdevBackend, laneRing, "tcp"}
+	blockdevRPC  = setting{blockdevBackend, laneRPC, "tcp"}
 )
 
 // everyPair has each storage as a source and as a destination of each, and each lane
 // at both ends.
 var everyPair = []struct{ from, to setting }{
-	{fileOnFile, fileOnFile}, {fileRPC, fileRPC}, {fileOnFile, blockdev}, {fileOnFile, memoryOnRPC},
-	{blockdev, fileRPC}, {blockdev, blockdev}, {blockdevRPC, blockdevRPC}, {blockdevRPC, memoryOnRPC},
-	{memoryOnRPC, fileOnFile}, {memoryOnRPC, blockdev}, {memoryOnRPC, memoryOnRPC},
+	{fileOnFile, fileOnFile}, {fileRing, fileRPC}, {fileOnFile, blockdev}, {fileRPC, memoryOnRing},
+	{blockdev, fileRing}, {blockdev, blockdev}, {blockdevRing, blockdevRPC}, {blockdevRPC, memoryOnRPC},
+	{memoryOnRing, fileOnFile}, {memoryOnRPC, blockdev}, {memoryOnRing, memoryOnRing},
 }
 
 // From every kind of storage to every other, while clients use the disk: afterwards

@@ -46,7 +46,7 @@ func TestMixedRequestsSeeNoCrash(t *testing.T) {
 		over.Store(true)
 		running.Wait()
 		s.wantLane(b.lane)
-	}, fileOnFile, fileOnRPC, blockdevOnFile)
+	}, fileOnFile, fileOnRing, fileOnRPC, blockdevOnFile)
 }
 
 // mixer changes a region that is its own, and knows what has to be in it.
