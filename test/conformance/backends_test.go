@@ -19,16 +19,6 @@ import (
 	"github.com/flexnbd/flexnbd/sdk/wire/wiretest"
 )
 
-// open opens a disk in a running plugin.
-func open(t testing.TB, p *host.Process, location string) store.Store {
-	t.Helper()
-	s, err := p.OpenDisk(t.Context(), wire.Disk{Location: location})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
 // onLane opens a disk as a server does, in a plugin of its own, and returns what a
 // session sees of it.
 func onLane(t testing.TB, program host.Program, lane, location string) store.Store {

@@ -123,7 +123,7 @@ func (l *line) write() {
 		}); rawErr != nil {
 			return // closed: the receiver finds out
 		}
-		if err == unix.EINTR { //nolint:errorlint // a system call returns nothing else
+		if err == unix.EINTR {
 			continue
 		}
 		if err != nil {
