@@ -30,6 +30,7 @@ type Server struct {
 	size   int64
 	memory *Memory
 	socket *os.File
+	reads  *Socket
 
 	ctx    context.Context // of the store's calls; ends with the ring
 	cancel context.CancelFunc
@@ -53,11 +54,12 @@ type Server struct {
 // NewServer takes over the socket and the memory, of memorySize bytes, that the host has
 // sent. Run has to follow.
 func NewServer(s store.Store, socket, memory *os.File, memorySize int) (*Server, error) {
+	reads, readErr := NewSocket(socket)
 	m, err := mapMemory(memory, memorySize)
-	if err != nil {
+	if err := errors.Join(readErr, err); err != nil {
 		return nil, errors.Join(err, socket.Close())
 	}
-	server := &Server{store: s, size: s.Info().Size, memory: m, socket: socket}
+	server := &Server{store: s, size: s.Info().Size, memory: m, socket: socket, reads: reads}
 	server.ctx, server.cancel = context.WithCancel(context.Background())
 	server.outbox.to = socket
 	return server, nil
@@ -91,7 +93,7 @@ func (s *Server) serve(me int) {
 		if !s.carryOut(me) {
 			return
 		}
-		batch, err := s.input.read(s.socket, s.batch[:0])
+		batch, err := s.input.read(s.reads, s.batch[:0])
 		if err == nil {
 			err = s.check(batch)
 		}
@@ -116,7 +118,7 @@ func (s *Server) check(batch []Request) error {
 
 // end notes why the ring ends, unless the host has hung up.
 func (s *Server) end(err error) {
-	if errors.Is(err, io.EOF) || errors.Is(err, os.ErrClosed) {
+	if errors.Is(err, io.EOF) || s.ctx.Err() != nil { // Close
 		err = nil
 	}
 	s.mu.Lock()

@@ -4,7 +4,6 @@ package ring
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"sync"
 )
@@ -16,9 +15,9 @@ type input struct {
 }
 
 // read appends at least one request to batch. Half a one waits for the next read.
-func (in *input) read(from io.Reader, batch []Request) ([]Request, error) {
+func (in *input) read(from *Socket, batch []Request) ([]Request, error) {
 	for in.have < RequestSize {
-		n, err := from.Read(in.buf[in.have:])
+		n, err := from.Read(in.buf[in.have:], RequestSize)
 		in.have += n
 		if err != nil && in.have < RequestSize {
 			return nil, err

@@ -25,12 +25,13 @@ import (
 //	      waiting ---+   +----------------> lost
 //
 // Whoever submits writes to the socket, for as long as it takes anything; one goroutine,
-// the receiver, reads from it, and writes what had to wait.
+// the receiver, reads from it (inbox.go), and writes what had to wait.
 type line struct {
 	queue   *queue
 	process Process
 	socket  *os.File
 	raw     syscall.RawConn
+	in      inbox
 	ended   chan struct{} // closed once its completions have all been taken in, and what was under way is carried on with
 
 	mu      sync.Mutex
@@ -59,21 +60,22 @@ func newLine(q *queue, p Process, socket *os.File) *line {
 	for i := range l.free {
 		l.free[i] = uint16(len(l.free) - 1 - i)
 	}
-	l.raw, _ = socket.SyscallConn()
+	l.raw, _ = socket.SyscallConn() // fails with a nil file only
 	return l
 }
 
 func cookie(slot int, round uint32) uint64 { return uint64(round)<<32 | uint64(slot) }
 
-// send sends requests, or says that this ring sends none.
-func (l *line) send(tickets []ticket) bool {
+// send sends requests, or says that this ring sends none. alone says that no other
+// request is under way.
+func (l *line) send(tickets []ticket) (sent, alone bool) {
 	if len(tickets) == 0 {
-		return true
+		return true, false
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.over {
-		return false
+		return false, false
 	}
 	for i, t := range tickets {
 		if len(l.free) == 0 || len(l.waiting) > 0 {
@@ -83,7 +85,7 @@ func (l *line) send(tickets []ticket) bool {
 		l.put(t)
 	}
 	l.write()
-	return true
+	return true, len(l.free) == ring.MaxInFlight-1
 }
 
 // put gives a request a slot. mu is held.
@@ -133,43 +135,8 @@ func (l *line) write() {
 	}
 }
 
-// receive is the receiver: it takes completions until the ring ends.
-func (l *line) receive() {
-	defer close(l.ended)
-	defer func() { _ = l.socket.Close() }()
-	var (
-		buf  [ring.MaxInFlight * ring.CompletionSize]byte
-		have int
-		done scratch
-	)
-	for {
-		n, err := l.socket.Read(buf[have:])
-		have += n
-		var broken error
-		used := 0
-		if n > 0 {
-			used, broken = l.accept(buf[:have], &done)
-			l.queue.completed(done.well, done.ill)
-			done.clear()
-		}
-		if broken != nil || err != nil {
-			l.end(broken)
-			return
-		}
-		have = copy(buf[:], buf[used:have])
-	}
-}
-
-// scratch is the receiver's.
-type scratch struct{ well, ill []ticket }
-
-func (s *scratch) clear() {
-	clear(s.well)
-	clear(s.ill)
-	s.well, s.ill = s.well[:0], s.ill[:0]
-}
-
 // accept takes the completions in b. An error says which rule the process has broken.
+// The inbox's lock is held.
 func (l *line) accept(b []byte, done *scratch) (used int, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -217,7 +184,8 @@ func (l *line) complete(c ring.Completion, done *scratch) error {
 
 // end ends the ring, because the process broke the rules or is gone, or this end has
 // hung up. What is under way is carried on with.
-func (l *line) end(broken error) {
+func (l *line) end() {
+	broken := l.in.broken // nobody reads any more
 	l.queue.line.CompareAndSwap(l, nil)
 	l.mu.Lock()
 	l.over = true

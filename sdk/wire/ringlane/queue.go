@@ -136,7 +136,8 @@ func (q *queue) Submit(requests []*wire.Request) {
 		}
 	}
 	q.inFlight.Add(len(b.tickets))
-	if !r.send(b.tickets) {
+	sent, alone := r.send(b.tickets)
+	if !sent {
 		for _, t := range b.tickets {
 			q.lane.ranges.Unlock(t.claim)
 			b.requests = append(b.requests, t.request)
@@ -146,7 +147,11 @@ func (q *queue) Submit(requests []*wire.Request) {
 	if len(b.requests) > 0 {
 		q.fallback.Submit(b.requests)
 	}
+	quick := sent && alone && len(requests) == 1 && requests[0].Op != wire.OpZero && requests[0].Length <= quickPayload
 	b.free()
+	if quick {
+		r.linger()
+	}
 }
 
 // ticket is a request that goes over a ring.
