@@ -15,8 +15,8 @@ const idleConnections = 200
 
 // measureIdle compares the memory with many connections to that with none. Each
 // has carried out a request, so that whatever it keeps is there.
-func measureIdle(binary string) (_ []row, err error) {
-	s, _, err := startServer(binary, 1<<30)
+func measureIdle(binary, lane string) (_ []row, err error) {
+	s, _, err := startServer(binary, 1<<30, "--lane", lane)
 	if err != nil {
 		return nil, err
 	}

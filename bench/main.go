@@ -33,8 +33,25 @@ type figure struct {
 // figures are what can be measured, in the order they are.
 var figures = []figure{
 	{"ready", measureReady},
-	{"idle", measureIdle},
-	{"payload", measurePayload},
+	{"idle", onEachLane(measureIdle)},
+	{"payload", onEachLane(measurePayload)},
+}
+
+// onEachLane measures what depends on the lane between core and backend.
+func onEachLane(measure func(binary, lane string) ([]row, error)) func(binary string) ([]row, error) {
+	return func(binary string) (all []row, err error) {
+		for _, lane := range []string{"file", "ring", "rpc"} {
+			rows, err := measure(binary, lane)
+			if err != nil {
+				return nil, fmt.Errorf("lane %s: %w", lane, err)
+			}
+			for _, r := range rows {
+				r.what = lane + " lane: " + r.what
+				all = append(all, r)
+			}
+		}
+		return all, nil
+	}
 }
 
 func names() (list []string) {

@@ -22,8 +22,8 @@ const (
 
 // measurePayload looks at the memory while every connection writes, then reads,
 // large requests.
-func measurePayload(binary string) (_ []row, err error) {
-	s, _, err := startServer(binary, payloadConnections*payloadRequest)
+func measurePayload(binary, lane string) (_ []row, err error) {
+	s, _, err := startServer(binary, payloadConnections*payloadRequest, "--lane", lane)
 	if err != nil {
 		return nil, err
 	}

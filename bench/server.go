@@ -28,7 +28,7 @@ const patience = 20 * time.Second
 
 // startServer starts a server and returns when a client has finished its
 // handshake with it, and how long that took from the start of the process.
-func startServer(binary string, size int64) (*server, time.Duration, error) {
+func startServer(binary string, size int64, options ...string) (*server, time.Duration, error) {
 	dir, err := os.MkdirTemp("", "flexnbd-bench")
 	if err != nil {
 		return nil, 0, err
@@ -44,6 +44,7 @@ func startServer(binary string, size int64) (*server, time.Duration, error) {
 	_, port, _ := net.SplitHostPort(address)
 	s := &server{address: address, dir: dir}
 	s.command = exec.Command(binary, "serve", "--addr", "127.0.0.1", "--port", port, "--file", image)
+	s.command.Args = append(s.command.Args, options...)
 	s.command.Stderr = os.Stderr
 	begin := time.Now()
 	if err := s.command.Start(); err != nil {

@@ -63,7 +63,6 @@ func (t *transfer) converge() (*Outcome, error) {
 		if ready, err := t.prepareHold(); err != nil {
 			return nil, err
 		} else if !ready {
-			left = t.bitmap.Bytes() // it may have taken long, which says nothing of the passes
 			continue
 		}
 		outcome, err := t.hold()

@@ -58,7 +58,7 @@ func TestStartSaysWhyNot(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := newOrigin(t, size)
-			o.source.patience = patience{connect: time.Second, reply: 200 * time.Millisecond, flush: time.Second, retry: time.Second}
+			o.source.patience = patience{connect: time.Second, reply: time.Second, flush: time.Second, retry: time.Second}
 			order := Order{To: test.to(t)}
 			if test.change != nil {
 				test.change(&order)

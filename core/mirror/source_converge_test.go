@@ -65,7 +65,7 @@ func TestOverlappingWritesEndInTheSameOrder(t *testing.T) {
 // Both connections of an attempt end up in a destination that says nothing any more,
 // while clients' writes wait for it.
 func TestHungDestinationDoesNotHoldUpWrites(t *testing.T) {
-	const size = 2 * mib
+	const size = 4 * mib // far more than is sent while clients wait
 	o, d := newOrigin(t, size), newTarget(t, size, listens)
 	o.fill(0, size, 1)
 	l := o.load(4, 0, size, 32<<10, 2*time.Millisecond)
@@ -102,11 +102,11 @@ func TestHungDestinationEndsTheAttempt(t *testing.T) {
 // A flush takes longer than any other answer may.
 func TestLongFlushOfTheDestinationIsWaitedFor(t *testing.T) {
 	o, d := pair(t, listens)
-	o.source.patience.reply = 200 * time.Millisecond
+	o.source.patience.reply = time.Second
 	var flushes atomic.Int64
 	slow := func() error {
 		if flushes.Add(1) == 1 {
-			time.Sleep(500 * time.Millisecond)
+			time.Sleep(2 * time.Second)
 		}
 		return nil
 	}

@@ -45,6 +45,12 @@ func TestSoakKillswitch(t *testing.T) {
 // Ten million requests on connections that come and go leave nothing behind: no
 // memory, no open file, in the server and in its plugins.
 func TestSoakTenMillionRequests(t *testing.T) {
+	for _, lane := range []string{laneFile, laneRing} {
+		t.Run(lane, func(t *testing.T) { tenMillionRequests(t, lane) })
+	}
+}
+
+func tenMillionRequests(t *testing.T, lane string) {
 	const requests, size = 10_000_000, 256 << 20
 	// What one tenth of the requests have left is what is needed. After that, the
 	// memory may grow by what the garbage collector and the pools of buffers make of
@@ -58,8 +64,8 @@ func TestSoakTenMillionRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	content = nil
-	s := serve(t, "--file", disk)
-	s.wantLane(laneFile)
+	s := serve(t, "--file", disk, "--lane", lane)
+	s.wantLane(lane)
 	files := s.openFiles()
 
 	marks := []uint64{requests / 10, requests / 2, requests}
@@ -107,7 +113,7 @@ func TestSoakTenMillionRequests(t *testing.T) {
 				done, memory>>20, (memory-first)>>20)
 		}
 	}
-	if state := s.state(); state["lane"] != laneFile || state["backend_restarts"] != "0" {
+	if state := s.state(); state["lane"] != lane || state["backend_restarts"] != "0" {
 		t.Errorf("status: %v", state)
 	}
 }

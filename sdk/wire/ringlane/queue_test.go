@@ -30,11 +30,10 @@ func TestSuite(t *testing.T) {
 	storetest.Run(t, func(t testing.TB, size int64) store.Store {
 		s := memstore.New(size)
 		ranges := &rangelock.Lock{}
-		behind := wiretest.Locked(s, ranges)
 		p := serves(t, s)
+		behind := closedAfter{wiretest.Locked(s, ranges), p}
 		lane := New(ranges, &calls{store: s})
 		lane.Use(p)
-		t.Cleanup(p.rings.Wait)
 		return wiretest.OverQueue(behind, func(sink wire.Sink) wire.Queue {
 			q, err := lane.NewQueue(wire.NewQueue(context.Background(), behind, sink), sink)
 			if err != nil {
@@ -44,6 +43,17 @@ func TestSuite(t *testing.T) {
 			return q
 		})
 	})
+}
+
+// closedAfter is closed when the plugin's rings have ended, as its process sees to.
+type closedAfter struct {
+	store.Store
+	plugin *plugin
+}
+
+func (c closedAfter) Close() error {
+	c.plugin.rings.Wait()
+	return c.Store.Close()
 }
 
 // counting is a store that counts what comes over the ring.
