@@ -16,7 +16,7 @@ import (
 // Clients write three times as fast as the cap lets through. Their writes are slowed
 // down until the copy has caught up.
 func TestWriteThroughMakesItConverge(t *testing.T) {
-	const size, limit = 2 * mib, 4 * mib
+	const size, limit = 4 * mib, 4 * mib
 	o, d := newOrigin(t, size), newTarget(t, size, listens)
 	o.fill(0, size, 1)
 	l := o.load(6, 0, size, 32<<10, 2*time.Millisecond)
@@ -34,7 +34,7 @@ func TestWriteThroughMakesItConverge(t *testing.T) {
 }
 
 func TestWithoutWriteThroughItDoesNotConverge(t *testing.T) {
-	const size = 2 * mib
+	const size = 4 * mib
 	o, d := newOrigin(t, size), newTarget(t, size, listens)
 	o.fill(0, size, 1)
 	l := o.load(6, 0, size, 32<<10, time.Millisecond)
