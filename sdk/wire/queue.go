@@ -34,7 +34,8 @@ type Queue interface {
 	// Submit starts requests. They belong to the queue until the sink
 	// receives them, each exactly once, which may be before Submit returns
 	// and on any goroutine. Submit waits for no I/O that it could leave to
-	// someone else.
+	// someone else, but for a moment, well below a millisecond, where nothing
+	// else is under way on the queue.
 	Submit(batch []*Request)
 
 	// Close waits until every request has been completed, then frees the

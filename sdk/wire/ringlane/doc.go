@@ -37,7 +37,7 @@
 // into the memory beyond what it was asked reaches no other disk: it is bytes of this
 // connection to this disk, and nothing else is kept there.
 //
-// Locks: the lane's, a ring's, that of a queue's memory, and the range lock. None of them
-// is taken with another one held, nor while a sink is called. Whoever has a disk's own
-// lock may call [Lane.Use].
+// Locks: the lane's, a ring's inbox, the ring's own, that of a queue's memory, and the range
+// lock. A ring's own is taken with its inbox held; otherwise none is with another one held,
+// and no sink is called with any. Whoever has a disk's own lock may call [Lane.Use].
 package ringlane
