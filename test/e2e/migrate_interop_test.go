@@ -25,7 +25,7 @@ import (
 // afterwards, and the source has written down that it is not the right one any more.
 func TestMigrateToOtherServers(t *testing.T) {
 	t.Parallel()
-	needs(t, "nbdkit", "nbdcopy", "nbd-server", "qemu-nbd")
+	needs(t, "nbdkit", "nbdcopy", "nbd-server", "prlimit", "qemu-nbd")
 	const size = 4 << 20
 	for name, serving := range map[string]func(t *testing.T, file string) (addr string){
 		"nbdkit memory": func(t *testing.T, _ string) string { return nbdkitTCP(t, "memory", itoa(size)) },
@@ -69,7 +69,9 @@ func nbdServer(t *testing.T, file string, size int) (addr string) {
 	t.Helper()
 	addr = "127.0.0.1:" + freePort(t)
 	pidFile := filepath.Join(t.TempDir(), "pid")
-	must(t, "nbd-server", "-C", "/dev/null", "-p", pidFile, addr, file, itoa(size))
+	// For each connection it closes every descriptor that it might have, one by one: with
+	// a limit of 20000 on a busy machine it greets nobody for ten seconds.
+	must(t, "prlimit", "--nofile=256", "nbd-server", "-C", "/dev/null", "-p", pidFile, addr, file, itoa(size))
 	var pid int
 	eventually(t, "nbd-server has written its process number", func() bool {
 		text, _ := os.ReadFile(pidFile) // not there yet
