@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
+	"github.com/flexnbd/flexnbd/sdk/option"
 	"github.com/flexnbd/flexnbd/sdk/store"
 	"github.com/flexnbd/flexnbd/sdk/transport"
 	"github.com/flexnbd/flexnbd/sdk/wire"
@@ -32,10 +33,21 @@ type Backend struct {
 	Name string
 	// Version is the plugin's own, at most 64 bytes.
 	Version string
+	// About is for people.
+	About About
+	// Options are what operators may give behind the name, --backend NAME,key=value.
+	// Any other is refused before Open is called.
+	Options option.Set
 	// Open opens a disk. It must not return a store that it cannot serve: a
-	// wrong location or option is an error here, worded for the operator. The
-	// store outlives ctx.
+	// wrong location is an error here, worded for the operator. The store outlives ctx.
 	Open func(ctx context.Context, disk Disk) (store.Store, error)
+}
+
+// About says who made a plugin. Each field is one line of at most 200 bytes, or empty.
+type About struct {
+	Vendor   string // a person, or a company
+	Homepage string // where to read more
+	License  string // an SPDX expression: Apache-2.0
 }
 
 // Transport describes a transport plugin.
@@ -45,6 +57,8 @@ type Transport struct {
 	Name string
 	// Version is the plugin's own, at most 64 bytes.
 	Version string
+	// About is for people.
+	About About
 	// Transport does the work.
 	Transport transport.Transport
 }
@@ -52,19 +66,23 @@ type Transport struct {
 // ServeBackend serves the backend to the host that started this process. It
 // does not return.
 func ServeBackend(b Backend) {
-	serve(wire.Served{
-		Description: wire.Description{Kind: wire.KindBackend, Name: b.Name, Version: b.Version, SDKVersion: Version},
-		Open:        b.Open,
-	})
+	d := describe(wire.KindBackend, b.Name, b.Version, b.About)
+	d.Options = b.Options
+	serve(wire.Served{Description: d, Open: b.Open})
 }
 
 // ServeTransport serves the transport to the host that started this process. It
 // does not return.
 func ServeTransport(t Transport) {
-	serve(wire.Served{
-		Description: wire.Description{Kind: wire.KindTransport, Name: t.Name, Version: t.Version, SDKVersion: Version},
-		Transport:   t.Transport,
-	})
+	serve(wire.Served{Description: describe(wire.KindTransport, t.Name, t.Version, t.About), Transport: t.Transport})
+}
+
+func describe(kind wire.Kind, name, version string, about About) wire.Description {
+	return wire.Description{
+		Kind: kind, Name: name, Version: version, SDKVersion: Version,
+		Vendor: about.Vendor, Homepage: about.Homepage, License: about.License,
+		DeclaresOptions: true,
+	}
 }
 
 func serve(s wire.Served) {

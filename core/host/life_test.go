@@ -5,6 +5,7 @@ package host
 import (
 	"fmt"
 	"os"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -113,8 +114,12 @@ func TestChildrenOfAPluginDoNotTakeThemselvesForOne(t *testing.T) {
 
 func TestDescriptionAndErrorsNameThePlugin(t *testing.T) {
 	p, _ := started(t, self("test-memory"))
-	if want := (wire.Description{Kind: wire.KindBackend, Name: "test", Version: "1.0", SDKVersion: sdk.Version}); p.Description() != want {
-		t.Errorf("%+v, want %+v", p.Description(), want)
+	want := wire.Description{
+		Kind: wire.KindBackend, Name: "test", Version: "1.0", SDKVersion: sdk.Version,
+		Options: roleOptions, DeclaresOptions: true,
+	}
+	if got := p.Description(); !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
 	}
 	if p.Path() != "builtin" || p.PID() == os.Getpid() {
 		t.Errorf("path %s, process %d", p.Path(), p.PID())

@@ -162,6 +162,10 @@ func (p *Process) Stalled() <-chan struct{} { return p.runner.stalled }
 // OpenDisk opens a disk. The store's errors name the plugin. See [Disk] for a
 // store that outlives this process.
 func (p *Process) OpenDisk(ctx context.Context, disk wire.Disk) (store.Store, error) {
+	var err error
+	if disk.Options, err = p.description.ParseOptions(disk.Options); err != nil {
+		return nil, p.named(err)
+	}
 	s, err := p.wire.OpenDisk(ctx, disk)
 	if err != nil {
 		return nil, p.named(err)

@@ -21,6 +21,7 @@ import (
 	"github.com/flexnbd/flexnbd/core/logging"
 	"github.com/flexnbd/flexnbd/sdk"
 	"github.com/flexnbd/flexnbd/sdk/memstore"
+	"github.com/flexnbd/flexnbd/sdk/option"
 	"github.com/flexnbd/flexnbd/sdk/store"
 	"github.com/flexnbd/flexnbd/sdk/transport"
 	"github.com/flexnbd/flexnbd/sdk/wire"
@@ -38,8 +39,11 @@ var roles = map[string]func(){
 	"test-host":      beHost,
 }
 
+// roleOptions are those of all the roles that are backends.
+var roleOptions = option.Set{{Name: "script"}, {Name: "lease"}, {Name: "survives"}, {Name: "replayable"}, {Name: "starts"}, {Name: "pidfile"}}
+
 func serveBackend(open func(context.Context, sdk.Disk) (store.Store, error)) {
-	sdk.ServeBackend(sdk.Backend{Name: "test", Version: "1.0", Open: open})
+	sdk.ServeBackend(sdk.Backend{Name: "test", Version: "1.0", Options: roleOptions, Open: open})
 }
 
 // openMemory opens a disk of as many bytes as its location says.

@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/flexnbd/flexnbd/sdk"
 	"github.com/flexnbd/flexnbd/sdk/fdstore/looptest"
 	"github.com/flexnbd/flexnbd/sdk/store"
 )
@@ -215,9 +214,4 @@ func TestDescriptorIsNeitherInheritedNorNonBlocking(t *testing.T) {
 	if err != nil || flags&(unix.O_NONBLOCK|unix.O_APPEND) != 0 || flags&unix.O_ACCMODE != unix.O_RDWR || f.Name() != loop.Path {
 		t.Errorf("the device is open as %s with flags %#o (%v)", f.Name(), flags, err)
 	}
-}
-
-func TestOptionsAreRefused(t *testing.T) {
-	_, err := Plugin().Open(t.Context(), sdk.Disk{Location: "/dev/sda", Options: map[string]string{"sync": "no"}})
-	wantError(t, err, unix.EINVAL, `"sync"`)
 }

@@ -4,9 +4,9 @@ package blockdev
 
 import (
 	"context"
-	"fmt"
 	"os"
 
+	"github.com/flexnbd/flexnbd/plugins/stock"
 	"github.com/flexnbd/flexnbd/sdk"
 	"github.com/flexnbd/flexnbd/sdk/fdstore"
 	"github.com/flexnbd/flexnbd/sdk/store"
@@ -14,13 +14,10 @@ import (
 
 // Plugin describes the backend to the SDK: all that a main needs.
 func Plugin() sdk.Backend {
-	return sdk.Backend{Name: "blockdev", Version: sdk.Version, Open: openDisk}
+	return sdk.Backend{Name: "blockdev", Version: sdk.Version, About: stock.About, Open: openDisk}
 }
 
 func openDisk(ctx context.Context, disk sdk.Disk) (store.Store, error) {
-	for option := range disk.Options {
-		return nil, fmt.Errorf("unknown option %q; the blockdev backend has none: %w", option, store.ErrInvalid)
-	}
 	if disk.Lease != nil {
 		return fdstore.Reopen(disk.Lease, disk.Location, options(disk.Lease, disk.ReadOnly))
 	}

@@ -12,8 +12,6 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/flexnbd/flexnbd/sdk"
 )
 
 func TestOpenRefusesWhatIsNoImage(t *testing.T) {
@@ -152,9 +150,4 @@ func TestStoreOutlivesTheContextOfOpen(t *testing.T) {
 	if _, err := Open(ctx, image(t, t.TempDir(), 4096), false); !errors.Is(err, context.Canceled) {
 		t.Errorf("with a context that has ended, error is %v", err)
 	}
-}
-
-func TestOptionsAreRefused(t *testing.T) {
-	_, err := Plugin().Open(t.Context(), sdk.Disk{Location: image(t, t.TempDir(), 4096), Options: map[string]string{"sync": "no"}})
-	wantError(t, err, unix.EINVAL, `"sync"`)
 }

@@ -4,8 +4,8 @@ package file
 
 import (
 	"context"
-	"fmt"
 
+	"github.com/flexnbd/flexnbd/plugins/stock"
 	"github.com/flexnbd/flexnbd/sdk"
 	"github.com/flexnbd/flexnbd/sdk/fdstore"
 	"github.com/flexnbd/flexnbd/sdk/store"
@@ -13,13 +13,10 @@ import (
 
 // Plugin describes the backend to the SDK: all that a main needs.
 func Plugin() sdk.Backend {
-	return sdk.Backend{Name: "file", Version: sdk.Version, Open: openDisk}
+	return sdk.Backend{Name: "file", Version: sdk.Version, About: stock.About, Open: openDisk}
 }
 
 func openDisk(ctx context.Context, disk sdk.Disk) (store.Store, error) {
-	for option := range disk.Options {
-		return nil, fmt.Errorf("unknown option %q; the file backend has none: %w", option, store.ErrInvalid)
-	}
 	if disk.Lease != nil {
 		return fdstore.Reopen(disk.Lease, disk.Location, fdstore.Options{ReadOnly: disk.ReadOnly})
 	}

@@ -2,9 +2,12 @@
 
 package unixsocket
 
-import "github.com/flexnbd/flexnbd/sdk"
+import (
+	"github.com/flexnbd/flexnbd/plugins/stock"
+	"github.com/flexnbd/flexnbd/sdk"
+)
 
 // Plugin describes the transport to the SDK: all that a main needs.
 func Plugin() sdk.Transport {
-	return sdk.Transport{Name: "unix", Version: sdk.Version, Transport: New()}
+	return sdk.Transport{Name: "unix", Version: sdk.Version, About: stock.About, Transport: New()}
 }

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/flexnbd/flexnbd/sdk/align"
+	"github.com/flexnbd/flexnbd/sdk/option"
 	"github.com/flexnbd/flexnbd/sdk/store"
 	backendv1 "github.com/flexnbd/flexnbd/sdk/wire/proto/backend/v1"
 )
@@ -23,8 +24,9 @@ type Disk struct {
 	Location string
 	// ReadOnly: never change the disk, and share it with other readers.
 	ReadOnly bool
-	// Options are the key=value options of --backend.
-	Options map[string]string
+	// Options are the key=value options of --backend. A backend gets them complete,
+	// with the defaults of those that were not given.
+	Options option.Values
 	// Lease is nil at first. After a crash of the backend's process it is what
 	// the crashed one's Store gave (see [store.Leaser]): the backend uses it and
 	// does not open Location again. It belongs to the backend from then on.

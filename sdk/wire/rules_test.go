@@ -5,7 +5,9 @@ package wire_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"math"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -15,6 +17,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/flexnbd/flexnbd/sdk/memstore"
+	"github.com/flexnbd/flexnbd/sdk/option"
 	"github.com/flexnbd/flexnbd/sdk/store"
 	"github.com/flexnbd/flexnbd/sdk/wire"
 	backendv1 "github.com/flexnbd/flexnbd/sdk/wire/proto/backend/v1"
@@ -118,10 +122,19 @@ func TestUnknownCallIsNotSupported(t *testing.T) {
 func TestDescriptionSurvivesTheWire(t *testing.T) {
 	for _, want := range []wire.Description{
 		{Kind: wire.KindBackend, Name: "file-2", Version: "1.0 (ü)", SDKVersion: "0.1.0"},
-		{Kind: wire.KindTransport, Name: strings.Repeat("x", 64)},
+		{Kind: wire.KindTransport, Name: strings.Repeat("x", 64), DeclaresOptions: true},
+		{
+			Kind: wire.KindBackend, Name: "x", Vendor: "V", Homepage: "https://example.org", License: "Apache-2.0",
+			DeclaresOptions: true,
+			Options: option.Set{
+				{Name: "key", Type: option.Path, Required: true, Help: "the key"},
+				{Name: "size", Type: option.Size, Default: "64K", Min: 1 << 10, Max: 1 << 20},
+				{Name: "mode", Type: option.Choice, Choices: []string{"a", "b"}},
+			},
+		},
 	} {
 		got, err := wiretest.New(t, wire.Served{Description: want}).Client.Describe(t.Context())
-		if err != nil || got != want {
+		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("got %+v, %v, want %+v", got, err, want)
 		}
 	}
@@ -138,10 +151,62 @@ func TestImpossibleDescriptionIsRefused(t *testing.T) {
 		"version \"":       {Kind: 1, Name: "x", Version: strings.Repeat("1", 65)},
 		`version "1\n2"`:   {Kind: 1, Name: "x", Version: "1\n2"},
 		"SDK version \"\\": {Kind: 1, Name: "x", SdkVersion: "\x1b[31m"},
+		"vendor \"":        {Kind: 1, Name: "x", Vendor: strings.Repeat("v", 201)},
+		"declared twice":   {Kind: 1, Name: "x", Options: []*pluginv1.Option{{Name: "a"}, {Name: "a"}}},
+		`default of opt`:   {Kind: 1, Name: "x", Options: []*pluginv1.Option{{Name: "a", Type: "int", Default: "b"}}},
 	} {
 		u := &unruly{describe: d}
 		if got, err := u.serve(t).Client.Describe(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %+v, %v, want an error about %s", d, got, err, want)
+		}
+	}
+}
+
+// A newer plugin's type of option is checked by the plugin itself.
+func TestUnknownTypeOfOptionIsText(t *testing.T) {
+	u := &unruly{describe: &pluginv1.DescribeResponse{
+		Kind: 1, Name: "x", DeclaresOptions: true,
+		Options: []*pluginv1.Option{{Name: "when", Type: "date", Default: "today", Min: 1, Max: 2}},
+	}}
+	d, err := u.serve(t).Client.Describe(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, err := d.ParseOptions(map[string]string{"when": "tomorrow"}); err != nil || v["when"] != "tomorrow" {
+		t.Errorf("%v, %v", v, err)
+	}
+}
+
+// Both ends check options; a plugin that does not declare them gets what was given.
+func TestOptionsAreCheckedAtThePluginToo(t *testing.T) {
+	declared := option.Set{{Name: "size", Type: option.Size, Default: "4K"}}
+	for _, c := range []struct {
+		declares bool
+		given    map[string]string
+		want     option.Values
+		says     string
+	}{
+		{true, nil, option.Values{"size": "4096"}, ""},
+		{true, map[string]string{"size": "1M"}, option.Values{"size": "1048576"}, ""},
+		{true, map[string]string{"size": "big"}, nil, `option size="big": want a number of bytes`},
+		{true, map[string]string{"sice": "1"}, nil, `unknown option "sice"; it has: size`},
+		{false, map[string]string{"sice": "1"}, option.Values{"sice": "1"}, ""},
+	} {
+		var got option.Values
+		served := wire.Served{
+			Description: wire.Description{Kind: wire.KindBackend, Name: "x", Options: declared, DeclaresOptions: c.declares},
+			Open: func(_ context.Context, disk wire.Disk) (store.Store, error) {
+				got = disk.Options
+				return memstore.New(4096), nil
+			},
+		}
+		client := backendv1.NewBackendClient(wiretest.New(t, served).Conn)
+		r, err := client.Open(t.Context(), &backendv1.OpenRequest{Options: c.given})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(r.GetError().GetMessage(), c.says) || (c.says == "") != (r.GetError() == nil) || !maps.Equal(got, c.want) {
+			t.Errorf("%v: opened with %v, error %v; want %v, %q", c.given, got, r.GetError(), c.want, c.says)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/go-plugin"
 	"google.golang.org/grpc"
 
+	"github.com/flexnbd/flexnbd/sdk/store"
 	"github.com/flexnbd/flexnbd/sdk/transport"
 	backendv1 "github.com/flexnbd/flexnbd/sdk/wire/proto/backend/v1"
 	pluginv1 "github.com/flexnbd/flexnbd/sdk/wire/proto/plugin/v1"
@@ -56,10 +57,21 @@ const window = 4 << 20
 func (s Served) Register(g *grpc.Server) {
 	pluginv1.RegisterPluginServer(g, describer{description: s.Description})
 	if s.Open != nil {
-		backendv1.RegisterBackendServer(g, newBackendServer(s.Open, s.Descriptors))
+		backendv1.RegisterBackendServer(g, newBackendServer(s.opener(), s.Descriptors))
 	}
 	if s.Transport != nil {
 		transportv1.RegisterTransportServer(g, newTransportServer(s.Transport, s.Descriptors))
+	}
+}
+
+// opener is Open with the options checked and complete, whatever the host has done.
+func (s Served) opener() Opener {
+	return func(ctx context.Context, disk Disk) (store.Store, error) {
+		var err error
+		if disk.Options, err = s.Description.ParseOptions(disk.Options); err != nil {
+			return nil, err
+		}
+		return s.Open(ctx, disk)
 	}
 }
 

@@ -31,11 +31,22 @@ import (
 
 	"github.com/flexnbd/flexnbd/sdk"
 	"github.com/flexnbd/flexnbd/sdk/memstore"
+	"github.com/flexnbd/flexnbd/sdk/option"
 	"github.com/flexnbd/flexnbd/sdk/store"
 )
 
 func main() {
-	sdk.ServeBackend(sdk.Backend{Name: "traced", Version: sdk.Version, Open: open})
+	sdk.ServeBackend(sdk.Backend{Name: "traced", Version: sdk.Version, Options: options, Open: open})
+}
+
+// options are the faults and traces that a test can order.
+var options = option.Set{
+	{Name: "trace", Type: option.Path, Help: "write a line for each call to this file"},
+	{Name: "hold", Help: "the calls to hold up"},
+	{Name: "fail", Type: option.Choice, Choices: []string{"flush", "first-flush"}, Help: "the calls to fail"},
+	{Name: "broken", Help: "the rule to break"},
+	{Name: "revoke", Type: option.Path, Help: "lend a file, and revoke it when somebody writes to this FIFO"},
+	{Name: "after", Type: option.Choice, Choices: []string{"move"}, Help: "what to do after that"},
 }
 
 func open(_ context.Context, disk sdk.Disk) (store.Store, error) {
@@ -45,26 +56,24 @@ func open(_ context.Context, disk sdk.Disk) (store.Store, error) {
 	}
 	t := &traced{Store: memstore.New(size)}
 	revoke, moves := "", false
-	for option, value := range disk.Options {
+	for name, value := range disk.Options {
 		switch {
-		case option == "trace":
+		case name == "trace":
 			if t.trace, err = os.OpenFile(value, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600); err != nil {
 				return nil, err
 			}
-		case option == "hold":
+		case name == "hold":
 			t.hold = value
-		case option == "fail" && value == "flush":
+		case name == "fail" && value == "flush":
 			t.failures.Store(math.MaxInt64)
-		case option == "fail" && value == "first-flush":
+		case name == "fail" && value == "first-flush":
 			t.failures.Store(1)
-		case option == "broken":
+		case name == "broken":
 			t.broken = value
-		case option == "revoke":
+		case name == "revoke":
 			revoke = value
-		case option == "after" && value == "move":
+		case name == "after" && value == "move":
 			moves = true
-		default:
-			return nil, fmt.Errorf("unknown option %s=%s: %w", option, value, store.ErrInvalid)
 		}
 	}
 	if revoke != "" {

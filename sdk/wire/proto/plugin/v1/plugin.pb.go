@@ -120,7 +120,19 @@ type DescribeResponse struct {
 	// The plugin's own version, free text of at most 64 bytes.
 	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
 	// The version of the SDK it was built with; empty for other languages.
-	SdkVersion    string `protobuf:"bytes,4,opt,name=sdk_version,json=sdkVersion,proto3" json:"sdk_version,omitempty"`
+	SdkVersion string `protobuf:"bytes,4,opt,name=sdk_version,json=sdkVersion,proto3" json:"sdk_version,omitempty"`
+	// The options that may be given behind the name, at most 64, in the order in which
+	// they are shown. The host refuses any other before it opens a disk. A plugin of
+	// before there was this field, which sends declares_options = false, gets whatever
+	// was given and checks it by itself.
+	Options []*Option `protobuf:"bytes,5,rep,name=options,proto3" json:"options,omitempty"`
+	// The plugin declares all of its options, which may be none.
+	DeclaresOptions bool `protobuf:"varint,6,opt,name=declares_options,json=declaresOptions,proto3" json:"declares_options,omitempty"`
+	// Who made it, where to read about it, and its licence as an SPDX expression. Each is
+	// one line of at most 200 bytes, or empty.
+	Vendor        string `protobuf:"bytes,7,opt,name=vendor,proto3" json:"vendor,omitempty"`
+	Homepage      string `protobuf:"bytes,8,opt,name=homepage,proto3" json:"homepage,omitempty"`
+	License       string `protobuf:"bytes,9,opt,name=license,proto3" json:"license,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -183,6 +195,151 @@ func (x *DescribeResponse) GetSdkVersion() string {
 	return ""
 }
 
+func (x *DescribeResponse) GetOptions() []*Option {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetDeclaresOptions() bool {
+	if x != nil {
+		return x.DeclaresOptions
+	}
+	return false
+}
+
+func (x *DescribeResponse) GetVendor() string {
+	if x != nil {
+		return x.Vendor
+	}
+	return ""
+}
+
+func (x *DescribeResponse) GetHomepage() string {
+	if x != nil {
+		return x.Homepage
+	}
+	return ""
+}
+
+func (x *DescribeResponse) GetLicense() string {
+	if x != nil {
+		return x.License
+	}
+	return ""
+}
+
+// Option is one option, as in --backend NAME,key=value.
+type Option struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 64 of a-z, 0-9 and "-".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// "string", "bool", "int", "size", "duration", "path" or "choice". A host takes one
+	// that it does not know for "string".
+	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	// What holds without it, as an operator would write it; empty if nothing does.
+	Default string `protobuf:"bytes,3,opt,name=default,proto3" json:"default,omitempty"`
+	// There is no disk without it.
+	Required bool `protobuf:"varint,4,opt,name=required,proto3" json:"required,omitempty"`
+	// Bounds of an int, of a size in bytes, of a duration in nanoseconds, both included.
+	// 0 in both: there are none.
+	Min int64 `protobuf:"varint,5,opt,name=min,proto3" json:"min,omitempty"`
+	Max int64 `protobuf:"varint,6,opt,name=max,proto3" json:"max,omitempty"`
+	// The values of a choice, at most 64.
+	Choices []string `protobuf:"bytes,7,rep,name=choices,proto3" json:"choices,omitempty"`
+	// For people: one line of at most 200 bytes.
+	Help          string `protobuf:"bytes,8,opt,name=help,proto3" json:"help,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Option) Reset() {
+	*x = Option{}
+	mi := &file_plugin_v1_plugin_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Option) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Option) ProtoMessage() {}
+
+func (x *Option) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_v1_plugin_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Option.ProtoReflect.Descriptor instead.
+func (*Option) Descriptor() ([]byte, []int) {
+	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Option) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Option) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Option) GetDefault() string {
+	if x != nil {
+		return x.Default
+	}
+	return ""
+}
+
+func (x *Option) GetRequired() bool {
+	if x != nil {
+		return x.Required
+	}
+	return false
+}
+
+func (x *Option) GetMin() int64 {
+	if x != nil {
+		return x.Min
+	}
+	return 0
+}
+
+func (x *Option) GetMax() int64 {
+	if x != nil {
+		return x.Max
+	}
+	return 0
+}
+
+func (x *Option) GetChoices() []string {
+	if x != nil {
+		return x.Choices
+	}
+	return nil
+}
+
+func (x *Option) GetHelp() string {
+	if x != nil {
+		return x.Help
+	}
+	return ""
+}
+
 // Error is what a store or a transport said. An absent one means success.
 type Error struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -196,7 +353,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_plugin_v1_plugin_proto_msgTypes[2]
+	mi := &file_plugin_v1_plugin_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -208,7 +365,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_v1_plugin_proto_msgTypes[2]
+	mi := &file_plugin_v1_plugin_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -221,7 +378,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{2}
+	return file_plugin_v1_plugin_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Error) GetErrno() int32 {
@@ -243,13 +400,27 @@ var File_plugin_v1_plugin_proto protoreflect.FileDescriptor
 const file_plugin_v1_plugin_proto_rawDesc = "" +
 	"\n" +
 	"\x16plugin/v1/plugin.proto\x12\x11flexnbd.plugin.v1\"\x11\n" +
-	"\x0fDescribeRequest\"\x8e\x01\n" +
+	"\x0fDescribeRequest\"\xbc\x02\n" +
 	"\x10DescribeResponse\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.flexnbd.plugin.v1.KindR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12\x1f\n" +
 	"\vsdk_version\x18\x04 \x01(\tR\n" +
-	"sdkVersion\"7\n" +
+	"sdkVersion\x123\n" +
+	"\aoptions\x18\x05 \x03(\v2\x19.flexnbd.plugin.v1.OptionR\aoptions\x12)\n" +
+	"\x10declares_options\x18\x06 \x01(\bR\x0fdeclaresOptions\x12\x16\n" +
+	"\x06vendor\x18\a \x01(\tR\x06vendor\x12\x1a\n" +
+	"\bhomepage\x18\b \x01(\tR\bhomepage\x12\x18\n" +
+	"\alicense\x18\t \x01(\tR\alicense\"\xb8\x01\n" +
+	"\x06Option\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x12\x18\n" +
+	"\adefault\x18\x03 \x01(\tR\adefault\x12\x1a\n" +
+	"\brequired\x18\x04 \x01(\bR\brequired\x12\x10\n" +
+	"\x03min\x18\x05 \x01(\x03R\x03min\x12\x10\n" +
+	"\x03max\x18\x06 \x01(\x03R\x03max\x12\x18\n" +
+	"\achoices\x18\a \x03(\tR\achoices\x12\x12\n" +
+	"\x04help\x18\b \x01(\tR\x04help\"7\n" +
 	"\x05Error\x12\x14\n" +
 	"\x05errno\x18\x01 \x01(\x05R\x05errno\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage*B\n" +
@@ -273,22 +444,24 @@ func file_plugin_v1_plugin_proto_rawDescGZIP() []byte {
 }
 
 var file_plugin_v1_plugin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_plugin_v1_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_plugin_v1_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_plugin_v1_plugin_proto_goTypes = []any{
 	(Kind)(0),                // 0: flexnbd.plugin.v1.Kind
 	(*DescribeRequest)(nil),  // 1: flexnbd.plugin.v1.DescribeRequest
 	(*DescribeResponse)(nil), // 2: flexnbd.plugin.v1.DescribeResponse
-	(*Error)(nil),            // 3: flexnbd.plugin.v1.Error
+	(*Option)(nil),           // 3: flexnbd.plugin.v1.Option
+	(*Error)(nil),            // 4: flexnbd.plugin.v1.Error
 }
 var file_plugin_v1_plugin_proto_depIdxs = []int32{
 	0, // 0: flexnbd.plugin.v1.DescribeResponse.kind:type_name -> flexnbd.plugin.v1.Kind
-	1, // 1: flexnbd.plugin.v1.Plugin.Describe:input_type -> flexnbd.plugin.v1.DescribeRequest
-	2, // 2: flexnbd.plugin.v1.Plugin.Describe:output_type -> flexnbd.plugin.v1.DescribeResponse
-	2, // [2:3] is the sub-list for method output_type
-	1, // [1:2] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	3, // 1: flexnbd.plugin.v1.DescribeResponse.options:type_name -> flexnbd.plugin.v1.Option
+	1, // 2: flexnbd.plugin.v1.Plugin.Describe:input_type -> flexnbd.plugin.v1.DescribeRequest
+	2, // 3: flexnbd.plugin.v1.Plugin.Describe:output_type -> flexnbd.plugin.v1.DescribeResponse
+	3, // [3:4] is the sub-list for method output_type
+	2, // [2:3] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_plugin_v1_plugin_proto_init() }
@@ -302,7 +475,7 @@ func file_plugin_v1_plugin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_plugin_v1_plugin_proto_rawDesc), len(file_plugin_v1_plugin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
