@@ -72,6 +72,9 @@ func newBench(binary string, o Options, out io.Writer) (*bench, error) {
 	if err := checkInstalled(b.servers); err != nil {
 		return nil, err
 	}
+	if err := build(b.servers); err != nil {
+		return nil, err
+	}
 	if err := adopt(); err != nil {
 		return nil, err
 	}

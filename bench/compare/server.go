@@ -21,6 +21,7 @@ type server struct {
 	debian  string   // the package that has it
 	version []string // arguments that make it say its version; none: see versionOf
 	export  string   // the name to ask for
+	builds  string   // what has to be built for it; empty: nothing
 	// extra servers are variants that were tried to find the best options, and run
 	// only if they are named.
 	extra bool
