@@ -34,6 +34,13 @@ func Main(binary string, arguments []string, out io.Writer) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if o.Awake {
+		loops, err := keepAwake()
+		if err != nil {
+			return err
+		}
+		defer loops.stop()
+	}
 	if err := b.run(ctx); err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ type Options struct {
 	Size       int64         `json:"image_bytes"`
 	Structured bool          `json:"structured_replies"`
 	Verify     bool          `json:"verify"`
+	Awake      bool          `json:"awake,omitempty"`
 	Scenario   string        `json:"scenario,omitempty"`
 	Media      []string      `json:"media,omitempty"`
 	Servers    []string      `json:"servers,omitempty"`
@@ -38,6 +39,7 @@ func parseOptions(arguments []string, out io.Writer) (o Options, err error) {
 	size := f.Int64("size", 1024, "size of the image in MiB")
 	f.BoolVar(&o.Structured, "structured", false, "ask for structured replies; servers without them answer with simple ones")
 	f.BoolVar(&o.Verify, "verify", false, "compare every byte that is read; without, the first 8 of each 4 KiB are, and all in the warm-up, which does not count")
+	f.BoolVar(&o.Awake, "awake", false, "keep the CPUs from idling, which a virtual machine pays for, with a loop of class SCHED_IDLE on each")
 	f.StringVar(&o.Scenario, "scenario", "", "run the scenarios that match this `regexp`")
 	lists := map[string]*string{
 		"medium": f.String("medium", "", "run on these media only: a `list` like tmpfs,loop"),
