@@ -92,33 +92,63 @@ func serve(s wire.Served) {
 	if s.Open == nil && s.Transport == nil {
 		fail(fmt.Errorf("this plugin, %s %q, has nothing to serve: set Backend.Open or Transport.Transport", s.Description.Kind, s.Description.Name))
 	}
-	if !startedByHost() {
-		fail(fmt.Errorf("this is flexnbd's %s plugin %q, version %s; flexnbd starts it by itself: flexnbd serve --%s %s",
-			s.Description.Kind, s.Description.Name, s.Description.Version, s.Description.Kind, ownPath()))
-	}
-	if stdout.err != nil {
-		fail(stdout.err)
-	}
-	nameProcess(s.Description.Kind.String() + "-" + s.Description.Name)
 	var err error
-	s.Descriptors, err = openDescriptorChannel()
+	if startedByHost() {
+		s.Descriptors, err = startAsChild(s.Description)
+	} else {
+		s.Descriptors, err = startByHand(s.Description)
+	}
 	if err != nil {
 		fail(err)
 	}
 	if s.Descriptors != nil {
-		outliveSignals()
 		go exitWithHost(s.Descriptors)
 	}
-
 	config := wire.ServeConfig(s)
 	config.Logger = newLogger("go-plugin")
 	config.GRPCServer = func(opts []grpc.ServerOption) *grpc.Server {
 		forgetHandshake() // go-plugin has read it by now
 		return wire.NewServer(opts)
 	}
-	os.Stdout = stdout.file // for go-plugin's handshake line; it then puts a pipe to the host's log here
 	plugin.Serve(config)
 	os.Exit(0)
+}
+
+// startAsChild prepares a process that a host has started. go-plugin prints its
+// handshake line to os.Stdout, and then puts a pipe to the host's log there.
+func startAsChild(d wire.Description) (*wire.DescriptorChannel, error) {
+	if stdout.err != nil {
+		return nil, stdout.err
+	}
+	nameProcess(d.Kind.String() + "-" + d.Name)
+	channel, err := openDescriptorChannel()
+	if err != nil {
+		return nil, err
+	}
+	if channel != nil {
+		outliveSignals()
+	}
+	os.Stdout = stdout.file
+	return channel, nil
+}
+
+// startByHand answers a person, or prepares a process under a debugger.
+func startByHand(d wire.Description) (*wire.DescriptorChannel, error) {
+	debug, err := byHand(d, os.Args[1:], os.Stdout)
+	if err != nil {
+		return nil, err
+	}
+	if !debug {
+		os.Exit(0)
+	}
+	channel, err := awaitHost(d, os.Stdout)
+	if err != nil {
+		return nil, fmt.Errorf("waiting for a flexnbd: %w", err)
+	}
+	if err := os.Setenv(wire.Handshake.MagicCookieKey, wire.Handshake.MagicCookieValue); err != nil { // for go-plugin
+		return nil, err
+	}
+	return wire.NewDescriptorChannel(channel)
 }
 
 // startedByHost says whether a flexnbd host started this process as a plugin.
@@ -131,14 +161,6 @@ func startedByHost() bool {
 func forgetHandshake() {
 	_ = os.Unsetenv(wire.Handshake.MagicCookieKey)
 	_ = os.Unsetenv(wire.EnvDescriptorChannel)
-}
-
-// ownPath is what an operator writes to have this binary started.
-func ownPath() string {
-	if path, err := os.Executable(); err == nil {
-		return path
-	}
-	return os.Args[0]
 }
 
 func fail(err error) {

@@ -4,15 +4,19 @@ package sdk
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
+	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
 
 	"github.com/flexnbd/flexnbd/sdk/memstore"
+	"github.com/flexnbd/flexnbd/sdk/option"
 	"github.com/flexnbd/flexnbd/sdk/store"
 	"github.com/flexnbd/flexnbd/sdk/wire"
 )
@@ -22,7 +26,14 @@ func openMemory(context.Context, Disk) (store.Store, error) { return memstore.Ne
 // plugins are what this binary runs as when its first argument names one. How
 // a plugin gets on with a host is tested in core/host.
 var plugins = map[string]func(){
-	"good":         func() { ServeBackend(Backend{Name: "mine", Version: "1.2", Open: openMemory}) },
+	"good": func() { ServeBackend(Backend{Name: "mine", Version: "1.2", Open: openMemory}) },
+	"optional": func() {
+		ServeBackend(Backend{
+			Name: "mine", Version: "1.2", Open: openMemory, About: About{Vendor: "Me & You", License: "MIT"},
+			Options: option.Set{{Name: "block", Type: option.Size, Default: "4K", Min: 512, Max: 64 << 10, Help: "how much"}},
+		})
+	},
+	"bad option":   func() { ServeBackend(Backend{Name: "mine", Open: openMemory, Options: option.Set{{Name: "A"}}}) },
 	"bad name":     func() { ServeBackend(Backend{Name: "Mine!", Open: openMemory}) },
 	"bad version":  func() { ServeBackend(Backend{Name: "mine", Version: "1\n2", Open: openMemory}) },
 	"no open":      func() { ServeBackend(Backend{Name: "mine"}) },
@@ -31,7 +42,9 @@ var plugins = map[string]func(){
 
 func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && plugins[os.Args[1]] != nil {
-		plugins[os.Args[1]]()
+		serve := plugins[os.Args[1]]
+		os.Args = append(os.Args[:1], strings.Fields(os.Getenv("ARGS"))...)
+		serve()
 		os.Exit(99) // Serve... must not return
 	}
 	goleak.VerifyTestMain(m)
@@ -74,10 +87,40 @@ func TestPluginRunByHandSaysWhatItIs(t *testing.T) {
 	}
 }
 
+func TestPluginRunByHandAnswersPeople(t *testing.T) {
+	stdout, _, status := run(t, "good", "ARGS=--version")
+	if want := "flexnbd-backend-mine 1.2 (SDK " + Version + ")\n"; status != 0 || stdout != want {
+		t.Errorf("--version: status %d, %q, want %q", status, stdout, want)
+	}
+	stdout, _, status = run(t, "optional", "ARGS=--describe")
+	var facts map[string]any
+	if err := json.Unmarshal([]byte(stdout), &facts); err != nil || status != 0 {
+		t.Fatalf("--describe: status %d, %v: %s", status, err, stdout)
+	}
+	want := map[string]any{
+		"schema": 1.0, "kind": "backend", "name": "mine", "version": "1.2", "vendor": "Me & You", "license": "MIT",
+		"protocol_versions": []any{1.0}, "sdk_version": Version, "platforms": []any{runtime.GOOS + "/" + runtime.GOARCH},
+		"options": []any{map[string]any{"name": "block", "type": "size", "default": "4K", "min": 512.0, "max": 65536.0, "help": "how much"}},
+	}
+	if !reflect.DeepEqual(facts, want) {
+		t.Errorf("--describe says %v, want %v", facts, want)
+	}
+	for _, c := range []struct{ arguments, says string }{
+		{"--nonsense", "there are --version, --describe and --debug"},
+		{"more", `unexpected argument "more"`},
+		{"--help", "flexnbd starts it by itself"},
+	} {
+		if stdout, stderr, status := run(t, "good", "ARGS="+c.arguments); status != 1 || stdout != "" || !strings.Contains(stderr, c.says) {
+			t.Errorf("%s: status %d, %q, %q, want %q", c.arguments, status, stdout, stderr, c.says)
+		}
+	}
+}
+
 func TestPluginThatCannotBeServedSaysWhy(t *testing.T) {
 	cookie := wire.Handshake.MagicCookieKey + "=" + wire.Handshake.MagicCookieValue
 	for plugin, want := range map[string]string{
 		"bad name":     `describes itself wrongly: name "Mine!"`,
+		"bad option":   `describes itself wrongly: option name "A"`,
 		"bad version":  `describes itself wrongly: version "1\n2"`,
 		"no open":      "set Backend.Open",
 		"no transport": "set Backend.Open or Transport.Transport",

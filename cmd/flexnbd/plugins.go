@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 
@@ -31,11 +32,21 @@ var stock = []struct {
 // stockVerb makes this binary run as a stock plugin. It is not for people.
 const stockVerb = "run-plugin"
 
-// runStock runs as a stock plugin if the arguments say so, and then does not
-// return.
+// standInVerb makes this binary stand in for a plugin that waits under a debugger.
+const standInVerb = "stand-in"
+
+// runStock runs as a stock plugin, or stands in for a plugin, if the arguments say so,
+// and then does not return.
 func runStock(args []string) bool {
-	if len(args) != 3 || args[1] != stockVerb {
+	if len(args) != 3 || args[1] != stockVerb && args[1] != standInVerb {
 		return false
+	}
+	if args[1] == standInVerb {
+		if err := sdk.StandIn(args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(exitFailure)
+		}
+		os.Exit(0)
 	}
 	for _, s := range stock {
 		if args[2] == s.kind.String()+"-"+s.name {
@@ -52,6 +63,12 @@ func (o pluginOptions) finder() (*host.Finder, error) {
 		return nil, usageError{err}
 	}
 	f := &host.Finder{Dirs: dirs}
+	f.Waiting, err = host.Waiting(os.Getenv(wire.EnvReattach), func(socket string) []string {
+		return []string{"flexnbd", standInVerb, socket}
+	})
+	if err != nil {
+		return nil, usageError{err}
+	}
 	for _, s := range stock {
 		f.Stock = append(f.Stock, host.Stock{
 			Kind: s.kind,

@@ -30,6 +30,9 @@ type Program struct {
 	Name string
 	// Path is shown to people. A stock plugin's is "builtin".
 	Path string
+	// debugged: the plugin runs under a debugger, and may be silent for as long as
+	// somebody looks at it.
+	debugged bool
 	// exe and args are what is executed. exe has no symbolic link in it that
 	// could lead elsewhere by now.
 	exe  string
@@ -44,6 +47,9 @@ const selfExe = "/proc/self/exe"
 type Finder struct {
 	Dirs  []string // searched in this order
 	Stock []Stock  // searched last
+	// Waiting are plugins that wait under a debugger, which go before all others that
+	// are asked for by name: see [Waiting].
+	Waiting []Stock
 }
 
 // SearchPath returns the folders in which plugins are looked for, first match
@@ -84,6 +90,11 @@ func (f *Finder) Find(spec Spec) (Program, error) {
 		return f.at(spec.Kind, strings.TrimPrefix(filepath.Base(spec.Path), prefix(spec.Kind)), spec.Path)
 	}
 	if !spec.Stock {
+		for _, s := range f.Waiting {
+			if s.Kind == spec.Kind && s.Name == spec.Name {
+				return Program{Kind: s.Kind, Name: s.Name, Path: "waiting", debugged: true, exe: selfExe, args: s.Args}, nil
+			}
+		}
 		for _, dir := range f.Dirs {
 			path := filepath.Join(dir, prefix(spec.Kind)+spec.Name)
 			if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {

@@ -100,6 +100,9 @@ func (p *Process) letGo(closing func() error) error {
 // hangs asks the process for a sign of life. A process that has ended or was
 // stopped does not count as one that hangs.
 func (p *Process) hangs(ctx context.Context) bool {
+	if p.program.debugged {
+		return false
+	}
 	ctx, cancel := context.WithTimeout(ctx, hangTimeout)
 	defer cancel()
 	late := make(chan bool, 1)

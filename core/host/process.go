@@ -71,6 +71,10 @@ func start(ctx context.Context, program Program, socketDir string, log hclog.Log
 		}
 	}()
 
+	dial := wire.DialOptions()
+	if traced() {
+		dial = append(dial, trace(log, program)...)
+	}
 	p.client = plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  wire.Handshake,
 		VersionedPlugins: wire.VersionedPlugins(descriptors),
@@ -80,7 +84,7 @@ func start(ctx context.Context, program Program, socketDir string, log hclog.Log
 		Logger:           hclog.NewNullLogger(), // what goes wrong, our errors say
 		SyncStdout:       printed{r, hclog.Info},
 		SyncStderr:       printed{r, hclog.Warn},
-		GRPCDialOptions:  wire.DialOptions(),
+		GRPCDialOptions:  dial,
 		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: socketDir},
 		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, dir string) (gorunner.Runner, error) {
 			p.socketDir = dir

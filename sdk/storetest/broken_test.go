@@ -5,7 +5,6 @@ package storetest
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"sync"
 	"syscall"
 	"testing"
@@ -440,57 +439,11 @@ func unlockedReadModifyWrite() func(mem, ctxt, []byte, int64, flags) error {
 	}
 }
 
-// stage is a testing.TB that notes a failure instead of passing it on.
-type stage struct {
-	testing.TB
-	mu       sync.Mutex
-	failures []string
-	cleanups []func()
-}
-
-func (s *stage) Helper()             {}
-func (s *stage) Logf(string, ...any) {}
-
-func (s *stage) Errorf(format string, args ...any) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.failures = append(s.failures, fmt.Sprintf(format, args...))
-}
-
-func (s *stage) Error(args ...any) { s.Errorf("%s", fmt.Sprint(args...)) }
-
-func (s *stage) Fatalf(format string, args ...any) {
-	s.Errorf(format, args...)
-	s.end()
-}
-
-func (s *stage) Fatal(args ...any) {
-	s.Errorf("%s", fmt.Sprint(args...))
-	s.end()
-}
-
-func (s *stage) Cleanup(f func()) { s.cleanups = append(s.cleanups, f) }
-
-// end stops the goroutine that perform started, as FailNow does.
-func (s *stage) end() { panic(endOfTest{}) }
-
-type endOfTest struct{}
-
 // perform checks one clause, apart from the real test, and returns what failed.
 func perform(t *testing.T, c clause, b *bench) []string {
-	s := &stage{TB: t}
-	func() {
-		defer func() {
-			if e := recover(); e != nil && e != (endOfTest{}) {
-				panic(e)
-			}
-		}()
-		c.check(s, b)
-	}()
-	for i := len(s.cleanups) - 1; i >= 0; i-- {
-		s.cleanups[i]()
-	}
-	return s.failures
+	r := newRecorder(t.Context(), c.name)
+	<-r.run(func(t testing.TB) { c.check(t, b) })
+	return r.wrong
 }
 
 // benchFor is newBench with one seed.
@@ -555,7 +508,7 @@ func TestEveryClauseCatchesABrokenStore(t *testing.T) {
 	}
 }
 
-func TestSoundStorePassesOnTheStage(t *testing.T) {
+func TestSoundStorePassesBeforeTheRecorder(t *testing.T) {
 	b := benchFor(t, func(_ testing.TB, size int64) store.Store { return memstore.New(size) })
 	for _, c := range clauses {
 		if !c.applies(b) {

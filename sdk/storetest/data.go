@@ -66,6 +66,7 @@ func everyByteOfAnOddSizeIsThere(t testing.TB, b *bench) {
 		d.punch(last, 0)
 		d.compareAll("after the last byte was punched")
 		d.extentMap(span{0, d.info.Size})
+		b.leave(d)
 	}
 }
 

@@ -23,6 +23,7 @@ type disk struct {
 	model  []byte // of a larger disk of fixed size, the part that is used
 	source []byte // what noise is cut from
 	rng    *rand.Rand
+	closed bool
 }
 
 // open opens a disk of size bytes, rounded up to what the suite's disks can
@@ -36,19 +37,35 @@ func (b *bench) open(t testing.TB, size int64) *disk {
 		used = min(used, size)
 	}
 	s := b.Open(t, size)
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Errorf("Close: %v", err)
-		}
-	})
 	info := s.Info()
-	if info.Size != size {
-		t.Fatalf("disk says it has %d bytes, was made with %d", info.Size, size)
-	}
-	return &disk{
+	d := &disk{
 		Store: s, t: t, info: info, unit: b.unit,
 		model:  make([]byte, used),
 		source: b.noise, rng: rand.New(rand.NewPCG(b.Seed, 1)),
+	}
+	t.Cleanup(d.close)
+	if info.Size != size {
+		t.Fatalf("disk says it has %d bytes, was made with %d", info.Size, size)
+	}
+	return d
+}
+
+// close closes the disk, once.
+func (d *disk) close() {
+	if d.closed {
+		return
+	}
+	d.closed = true
+	if err := d.Close(); err != nil {
+		d.t.Errorf("Close: %v", err)
+	}
+}
+
+// leave closes d if no other can be opened before. A clause that goes on to another
+// disk calls it.
+func (b *bench) leave(d *disk) {
+	if b.OneAtATime {
+		d.close()
 	}
 }
 

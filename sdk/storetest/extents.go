@@ -24,10 +24,13 @@ func (b *bench) patchwork(t testing.TB) *disk {
 }
 
 func extentsAreContiguous(t testing.TB, b *bench) {
-	for _, d := range []*disk{b.open(t, b.usual()), b.patchwork(t)} {
+	fresh := func(t testing.TB) *disk { return b.open(t, b.usual()) }
+	for _, open := range []func(testing.TB) *disk{fresh, b.patchwork} {
+		d := open(t)
 		for _, s := range d.spans() {
 			d.extents(s)
 		}
+		b.leave(d)
 	}
 }
 

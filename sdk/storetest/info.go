@@ -29,6 +29,7 @@ func infoIsPossibleAndDoesNotChange(t testing.TB, b *bench) {
 		t.Fatalf("Flush: %v", err)
 	}
 	parallel(t, 4, func(int) error { return same("by use") })
+	b.leave(d)
 	another := b.open(t, b.usual())
 	another.info.Identity = d.info.Identity // the one thing in which they may differ
 	if another.info != d.info {

@@ -25,9 +25,6 @@ func loanOf(s store.Store) *store.Loan {
 	return nil
 }
 
-func lends(b *bench) bool         { return b.lends }
-func lendsWritable(b *bench) bool { return b.lends && !b.info.ReadOnly }
-
 // borrow returns the descriptor that the disk lends.
 func (d *disk) borrow() *os.File {
 	d.t.Helper()

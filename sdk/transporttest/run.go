@@ -12,42 +12,13 @@ import (
 // hang. It is long because test machines are busy.
 const patience = 10 * time.Second
 
-// clause is one promise of the contract. Its check returns what is wrong, and
-// does not use testing.T, so that the suite's own tests can watch it fail.
-type clause struct {
-	name  string
-	check func(context.Context, *trial) error
-}
-
-var clauses = []clause{
-	{"ListenReportsDialableAddress", listenReportsDialableAddress},
-	{"DialReachesAccept", dialReachesAccept},
-	{"BytesFlowBothWays", bytesFlowBothWays},
-	{"HalfCloseReadsAsEndOfFile", halfCloseReadsAsEndOfFile},
-	{"SocketIsTCPOrUnix", socketIsTCPOrUnix},
-	{"PeerIsWhoDialled", peerIsWhoDialled},
-	{"DialComesFromBind", dialComesFromBind},
-	{"EachDialMeetsOneAccept", eachDialMeetsOneAccept},
-	{"BrokenConnectionDoesNotFailAccept", brokenConnectionDoesNotFailAccept},
-	{"ConnectionsOutliveListener", connectionsOutliveListener},
-	{"CloseEndsAccepts", closeEndsAccepts},
-	{"CloseStopsListening", closeStopsListening},
-	{"ClosedAddressCanBeUsedAgain", closedAddressCanBeUsedAgain},
-	{"ContextEndsAccept", contextEndsAccept},
-	{"ContextEndsDial", contextEndsDial},
-	{"CancelledAcceptLosesNoConnection", cancelledAcceptLosesNoConnection},
-	{"ListenTwiceFailsNamingAddress", listenTwiceFailsNamingAddress},
-	{"DialNobodyFailsNamingAddress", dialNobodyFailsNamingAddress},
-	{"NoDescriptorLeaks", noDescriptorLeaks},
-}
-
 // Run holds the factory's transport against every clause of the contract, each
 // in a subtest of its own.
 func Run(t *testing.T, factory Factory) {
 	for _, c := range clauses {
 		t.Run(c.name, func(t *testing.T) {
 			if err := try(t.Context(), factory(t), patience, c.check); err != nil {
-				t.Fatal(err)
+				t.Fatalf("%v\nthe contract says: %s", err, c.says)
 			}
 		})
 	}
