@@ -68,6 +68,12 @@ func summary(message any) string {
 
 func field(f protoreflect.FieldDescriptor, v protoreflect.Value) string {
 	switch {
+	case f.IsList() && f.Kind() == protoreflect.StringKind:
+		var words []string
+		for i := range v.List().Len() {
+			words = append(words, v.List().Get(i).String())
+		}
+		return fmt.Sprintf("%.200q", words)
 	case f.IsList():
 		return fmt.Sprintf("(%d entries)", v.List().Len())
 	case f.IsMap():
