@@ -3,12 +3,15 @@
 package main
 
 import (
+	"fmt"
 	"strings"
+	"text/tabwriter"
 )
 
 type helpCommand struct {
+	Backend string `long:"backend" value-name:"NAME|/PATH" description:"Show the options of a backend"`
 	Args struct {
-		Command []string `positional-arg-name:"command" description:"The command to show help for"`
+		Command []string `positional-arg-name:"command" description:"The command to show help for, or two, such as plugin list"`
 	} `positional-args:"yes"`
 	app *app
 }
@@ -18,15 +21,43 @@ func (c *helpCommand) Execute(args []string) error {
 	names := append(c.Args.Command, args...)
 	parser := newParser(c.app)
 	switch {
-	case len(names) > 1:
-		return usagef("help takes one command, not %s", strings.Join(names, " "))
-	case len(names) == 1:
-		if parser.Find(names[0]) == nil {
-			return usagef("there is no command %q", names[0])
+	case c.Backend != "":
+		return c.backend()
+	case len(names) > 0:
+		for i, at := 0, parser.Command; i < len(names); i++ {
+			if at = at.Find(names[i]); at == nil {
+				return usagef("there is no command %q", strings.Join(names[:i+1], " "))
+			}
 		}
-		_, err := parser.ParseArgs([]string{names[0], "--help"})
+		_, err := parser.ParseArgs(append(names, "--help"))
 		return err
 	}
 	_, err := parser.ParseArgs([]string{"--help"})
 	return err
+}
+
+// backend shows what may stand behind a backend's name.
+func (c *helpCommand) backend() error {
+	view := pluginView{app: c.app}
+	finder, err := view.finder()
+	if err != nil {
+		return err
+	}
+	argument := c.Backend
+	if !strings.Contains(argument, "/") {
+		argument = "backend-" + argument
+	}
+	facts, err := view.facts(finder, argument)
+	if err != nil {
+		return err
+	}
+	return view.show(facts, func(w *tabwriter.Writer) {
+		_, _ = fmt.Fprintf(w, "--backend %s[,OPTION=VALUE...]\n\n", facts.Name)
+		_ = w.Flush()
+		if len(facts.Options) == 0 {
+			_, _ = fmt.Fprintln(w, "It has no options.")
+			return
+		}
+		writeOptions(w, facts.Options)
+	})
 }

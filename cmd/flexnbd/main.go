@@ -83,6 +83,7 @@ func verbs(a *app) []verb {
 		{"acl", "Replace a server's access list", "Replaces the access list of the server with the given control socket: addresses and networks, uid:USER and gid:GROUP for clients on a Unix socket. Clients that it does not allow are disconnected.", &aclCommand{app: a}},
 		{"read", "Read from a server", "Reads bytes from an NBD server in a single request and writes them to standard output.", &readCommand{app: a}},
 		{"write", "Write to a server", "Writes bytes from standard input to an NBD server in a single request.", &writeCommand{app: a}},
+		{"plugin", "Show, check, install and remove plugins", "Shows, checks, installs and removes plugins. 'flexnbd help plugin VERB' has the options of each.", newPluginCommand(a)},
 		{"help", "Show help", "Shows the commands, or the options of one of them.", &helpCommand{app: a}},
 		{"version", "Show the version", "Shows the version of flexnbd and of the plugin protocol that it speaks.", &versionCommand{app: a}},
 	}

@@ -178,6 +178,9 @@ func setModes(in *os.Root, executable string) error {
 	return withSelf(in, func(f *os.File) error { return f.Chmod(modeFolder) })
 }
 
+// fsync is (*os.File).Sync, which tests let fail.
+var fsync = (*os.File).Sync
+
 // syncFiles makes the folder's files durable, and their names in it; not the
 // folder's own name.
 func syncFiles(in *os.Root) error {
@@ -190,7 +193,7 @@ func syncFiles(in *os.Root) error {
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		if err := errors.Join(fsync(f), f.Close()); err != nil {
 			return err
 		}
 	}
@@ -199,7 +202,7 @@ func syncFiles(in *os.Root) error {
 
 // syncFolder makes the names in the folder durable.
 func syncFolder(in *os.Root) error {
-	return withSelf(in, (*os.File).Sync)
+	return withSelf(in, fsync)
 }
 
 func withSelf(in *os.Root, do func(*os.File) error) error {

@@ -136,16 +136,14 @@ func (p *place) putInPlace(b *Bundle, temporary string, replace bool) error {
 		}
 		return err
 	}
-	return fmt.Errorf("%s changes all the time: who else installs there? Try again", p.path(name))
+	return p.busy(name)
 }
-
-const maxTries = 16
 
 func (p *place) putNew(b *Bundle, temporary, name string) error {
 	if err := p.rename(temporary, name); err != nil {
 		return err
 	}
-	if err := p.self.Sync(); err != nil {
+	if err := fsync(p.self); err != nil {
 		if p.isNow(name, b.root) {
 			err = errors.Join(err, p.rename(name, temporary))
 		}
@@ -166,7 +164,7 @@ func (p *place) putInstead(b *Bundle, temporary, name string) error {
 	} else if old != nil {
 		old.close()
 	}
-	if err := p.self.Sync(); err != nil {
+	if err := fsync(p.self); err != nil {
 		if p.isNow(name, b.root) {
 			err = errors.Join(err, p.exchange(temporary, name))
 		}

@@ -174,37 +174,58 @@ type resident struct {
 
 func (r *resident) close() { _ = r.folder.Close() }
 
-// resident opens the folder called entry if it is a bundle of that plugin, and one that can
-// be removed.
+// resident opens the folder called entry if it is a bundle of that plugin, and one
+// that can be removed.
 func (p *place) resident(entry string, kind wire.Kind, name string) (*resident, error) {
-	st, err := p.root.Lstat(entry)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+	for range maxTries {
+		st, err := p.root.Lstat(entry)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if !st.IsDir() {
+			return nil, fmt.Errorf("%w: %s is a %s and not a folder, so it was not installed as a bundle: remove it in the way it came",
+				ErrNotBundle, p.path(entry), kindOf(st.Mode()))
+		}
+		folder, err := openSubfolder(p.root, entry)
+		if err != nil {
+			if now, e := p.root.Lstat(entry); e != nil || !os.SameFile(st, now) {
+				continue // replaced or removed under our eyes
+			}
+			return nil, err
+		}
+		m, err := p.inspect(folder, entry, kind, name)
+		if err == nil {
+			return &resident{folder, m}, nil
+		}
+		moved := !p.isNow(entry, folder)
+		_ = folder.Close()
+		if !moved {
+			return nil, err
+		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	if !st.IsDir() {
-		return nil, fmt.Errorf("%w: %s is a %s and not a folder, so it was not installed as a bundle: remove it in the way it came",
-			ErrNotBundle, p.path(entry), kindOf(st.Mode()))
-	}
-	folder, err := openSubfolder(p.root, entry)
-	if err != nil {
-		return nil, err
-	}
+	return nil, p.busy(entry)
+}
+
+// maxTries is how often to look again when others change the same bundle.
+const maxTries = 32
+
+func (p *place) busy(entry string) error {
+	return fmt.Errorf("%s changes all the time: who else installs there? Try again", p.path(entry))
+}
+
+// inspect returns the manifest of a folder that is a bundle of that plugin.
+func (p *place) inspect(folder *os.Root, entry string, kind wire.Kind, name string) (Manifest, error) {
 	m, _, err := readManifestIn(folder)
 	if err == nil && (m.Name != name || m.WireKind() != kind) {
 		err = fmt.Errorf("%s is of %s", ManifestFile, m)
 	}
 	if err != nil {
-		_ = folder.Close()
-		return nil, fmt.Errorf("%w: %s: %w; it is left as it is: move it away if you do not need it", ErrNotBundle, p.path(entry), err)
+		return m, fmt.Errorf("%w: %s: %w; it is left as it is: move it away if you do not need it", ErrNotBundle, p.path(entry), err)
 	}
-	if err := removable(folder); err != nil {
-		_ = folder.Close()
-		return nil, err
-	}
-	return &resident{folder, m}, nil
+	return m, removable(folder)
 }
 
 func kindOf(mode fs.FileMode) string {

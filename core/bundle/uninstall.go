@@ -60,7 +60,7 @@ func (p *place) takeAway(b *resident, name string) error {
 		// Between our look and the rename somebody put something else there.
 		return errors.Join(fmt.Errorf("%s was replaced meanwhile; try again", p.path(name)), p.rename(temporary, name))
 	}
-	if err := p.self.Sync(); err != nil {
+	if err := fsync(p.self); err != nil {
 		return fmt.Errorf("fsync %s: %w", p.dir, errors.Join(cause(err), p.rename(temporary, name)))
 	}
 	if err := removeFolder(p.root, temporary); err != nil {

@@ -30,6 +30,9 @@ type Program struct {
 	Name string
 	// Path is shown to people. A stock plugin's is "builtin".
 	Path string
+	// Bundle is the folder of the bundle that it is in, or empty. What is executed is
+	// then compared with the bundle's SHA256SUMS, at each start.
+	Bundle string
 	// debugged: the plugin runs under a debugger, and may be silent for as long as
 	// somebody looks at it.
 	debugged bool
@@ -62,16 +65,10 @@ func SearchPath(dirs []string, getenv func(string) string, uid int) ([]string, e
 			all = append(all, dir)
 		}
 	}
-	if uid != 0 {
-		data := getenv("XDG_DATA_HOME")
-		if home := getenv("HOME"); data == "" && home != "" {
-			data = filepath.Join(home, ".local", "share")
-		}
-		if data != "" {
-			all = append(all, filepath.Join(data, "flexnbd", "plugins"))
-		}
+	if own := ownFolder(getenv); uid != 0 && own != "" {
+		all = append(all, own)
 	}
-	all = append(all, "/usr/local/lib/flexnbd/plugins", "/usr/lib/flexnbd/plugins")
+	all = append(all, localFolder, "/usr/lib/flexnbd/plugins")
 	for i, dir := range all {
 		abs, err := filepath.Abs(dir)
 		if err != nil {
@@ -80,6 +77,33 @@ func SearchPath(dirs []string, getenv func(string) string, uid int) ([]string, e
 		all[i] = abs
 	}
 	return all, nil
+}
+
+// localFolder is where root installs plugins that no package has.
+const localFolder = "/usr/local/lib/flexnbd/plugins"
+
+// ownFolder is where a user keeps plugins of his own, or "" if he has no home.
+func ownFolder(getenv func(string) string) string {
+	data := getenv("XDG_DATA_HOME")
+	if home := getenv("HOME"); data == "" && home != "" {
+		data = filepath.Join(home, ".local", "share")
+	}
+	if data == "" {
+		return ""
+	}
+	return filepath.Join(data, "flexnbd", "plugins")
+}
+
+// InstallDir is the folder of the search order that a user installs plugins in.
+func InstallDir(getenv func(string) string, uid int) (string, error) {
+	if uid == 0 {
+		return localFolder, nil
+	}
+	own := ownFolder(getenv)
+	if own == "" {
+		return "", errors.New("neither $XDG_DATA_HOME nor $HOME says where plugins of your own go; name a folder with --plugin-dir")
+	}
+	return filepath.Abs(own)
 }
 
 // Find returns the program that spec asks for: the first match in the search
@@ -112,9 +136,24 @@ func (f *Finder) Find(spec Spec) (Program, error) {
 }
 
 func (f *Finder) at(kind wire.Kind, name, path string) (Program, error) {
-	real, err := trusted(path)
+	program, err := at(kind, name, path)
 	if err != nil {
 		return Program{}, fmt.Errorf("%s plugin %s: %w", kind, path, err)
+	}
+	return program, nil
+}
+
+// at returns the program at path: a file, or a bundle's folder.
+func at(kind wire.Kind, name, path string) (Program, error) {
+	real, err := owned(path)
+	if err != nil {
+		return Program{}, err
+	}
+	if st, err := os.Stat(real); err == nil && st.IsDir() {
+		return inBundle(kind, name, real)
+	}
+	if err := runnable(real); err != nil {
+		return Program{}, err
 	}
 	return Program{Kind: kind, Name: name, Path: path, exe: real, args: []string{path}}, nil
 }

@@ -60,6 +60,7 @@ func start(ctx context.Context, program Program, socketDir string, log hclog.Log
 	}
 	r, err := newRunner(program, child, log)
 	if err != nil {
+		err = fmt.Errorf("%s plugin %s (%s): %w", program.Kind, program.Name, program.Path, err)
 		return nil, errors.Join(err, child.Close(), descriptors.Close())
 	}
 	p := &Process{program: program, descriptors: descriptors, runner: r, log: log, watched: make(chan struct{})}

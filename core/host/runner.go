@@ -34,6 +34,7 @@ type runner struct {
 	program Program
 	log     hclog.Logger
 	cmd     *exec.Cmd
+	exe     *os.File // what is executed, if it is in a bundle
 	child   *os.File // the plugin's end of the descriptor channel, until Start
 
 	stdout, stderr *output
@@ -59,7 +60,14 @@ type runner struct {
 const lastWords = 500 * time.Millisecond
 
 func newRunner(program Program, child *os.File, log hclog.Logger) (*runner, error) {
-	cmd := exec.Command(program.exe)
+	exe, path := (*os.File)(nil), program.exe
+	if program.Bundle != "" {
+		var err error
+		if exe, path, err = program.executable(); err != nil {
+			return nil, err
+		}
+	}
+	cmd := exec.Command(path)
 	cmd.Args = program.args
 	cmd.Env = append(environment(), wire.EnvDescriptorChannel+"=3")
 	// cmd.Dir stays empty: a relative --file means the same to the plugin as to
@@ -67,14 +75,16 @@ func newRunner(program Program, child *os.File, log hclog.Logger) (*runner, erro
 	cmd.ExtraFiles = []*os.File{child}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	r := &runner{
-		program: program, log: log, cmd: cmd, child: child,
+		program: program, log: log, cmd: cmd, exe: exe, child: child,
 		exited: make(chan struct{}), stalled: make(chan struct{}), relayed: make(chan struct{}), settled: make(chan struct{}),
 	}
 	var err error
 	if r.stdout, cmd.Stdout, err = newOutput(); err != nil {
+		_ = exe.Close()
 		return nil, err
 	}
 	if r.stderr, cmd.Stderr, err = newOutput(); err != nil {
+		_ = exe.Close()
 		_ = r.stdout.Close()
 		_ = cmd.Stdout.(*os.File).Close()
 		return nil, err
@@ -110,6 +120,7 @@ func (r *runner) givenUp() bool {
 
 // discard frees a runner that was never started, or whose start failed.
 func (r *runner) discard() {
+	_ = r.exe.Close() // nil is harmless, too
 	for _, f := range []any{r.cmd.Stdout, r.cmd.Stderr, r.child, r.stdout, r.stderr} {
 		_ = f.(io.Closer).Close() // closing twice is harmless
 	}
@@ -129,6 +140,7 @@ func (r *runner) reap() {
 	r.reaped = true
 	r.unexpected = !r.asked && !r.killed
 	r.mu.Unlock()
+	_ = r.exe.Close()
 	deadline := time.Now().Add(lastWords)
 	r.stdout.expire(deadline)
 	r.stderr.expire(deadline)

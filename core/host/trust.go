@@ -14,11 +14,20 @@ import (
 // maxLinks is how many symbolic links a path may lead through, as in the kernel.
 const maxLinks = 40
 
-// trusted finds the file that path leads to, and returns an error unless nobody
-// but root and the current user could have put something else there, and it can
-// be run. It looks at the file and at every folder and symbolic link on the way.
-// path is absolute; the result has no symbolic link in it.
+// trusted is owned for a file that can be run.
 func trusted(path string) (string, error) {
+	real, err := owned(path)
+	if err != nil {
+		return "", err
+	}
+	return real, runnable(real)
+}
+
+// owned finds the file or folder that path leads to, and returns an error unless nobody
+// but root and the current user could have put something else there. It looks at it and
+// at every folder and symbolic link on the way. path is absolute; the result has no
+// symbolic link in it.
+func owned(path string) (string, error) {
 	at, rest := "/", strings.Split(path, "/")
 	if _, err := guarded(at); err != nil {
 		return "", err
@@ -54,7 +63,7 @@ func trusted(path string) (string, error) {
 		}
 		rest = append(strings.Split(target, "/"), rest...)
 	}
-	return at, runnable(at)
+	return at, nil
 }
 
 // guarded checks who could change one file, folder or symbolic link, and returns

@@ -120,8 +120,9 @@ func (t *trial) keepConn(c transport.Conn, err error) (transport.Conn, error) {
 		return transport.Conn{}, errors.New("returned neither a socket nor an error")
 	}
 	t.keep(c.Socket)
-	// Nothing that a check does with a socket may hang either.
-	return c, c.Socket.SetDeadline(time.Now().Add(t.patience))
+	// Nothing that a check does with a socket may hang either. It ends a little
+	// before its step does, so that it can say how.
+	return c, c.Socket.SetDeadline(time.Now().Add(t.patience - t.patience/10))
 }
 
 // keep has c closed when the trial ends; at once, if it comes too late.
