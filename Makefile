@@ -26,7 +26,7 @@ RACE      = $(if $(CC_FOUND),-race,)
 
 .DEFAULT_GOAL := build
 .PHONY: build test vet demo lint lint-arrows fmt-check man-check fuzz bench bench-compare soak \
-	proto proto-check changelog changelog-check install uninstall clean help
+	proto proto-check changelog changelog-check dist dist-sdk install uninstall clean help
 
 build: ## bin/flexnbd and the separate plugin binaries (the default)
 	@mkdir -p bin
@@ -89,6 +89,15 @@ changelog: ## join changelog/unreleased into CHANGELOG.md
 changelog-check: ## fail when CHANGELOG.md is not what changelog makes
 	tools/changelog.sh check
 
+dist: dist-sdk ## what is shipped: dist/goproxy, the SDK as a Go module proxy
+
+SDK_VERSION = v$(shell sed -n 's/^const Version = "\(.*\)"$$/\1/p' sdk/serve.go)
+
+# A folder that third parties, and the examples, get the SDK from.
+dist-sdk:
+	rm -rf dist/goproxy
+	$(GO) run -C tools ./goproxy '$(CURDIR)' '$(SDK_VERSION)' '$(CURDIR)/dist/goproxy'
+
 install: | bin/flexnbd ## into PREFIX (/usr/local), below DESTDIR
 	install -d -m 755 '$(BINDIR)' '$(MANDIR)/man1' '$(PLUGINDIR)'
 	install -m 755 bin/flexnbd '$(BINDIR)/flexnbd'
@@ -101,7 +110,7 @@ uninstall: ## what install put there, and plugins of the same names
 	-rmdir '$(PLUGINDIR)' '$(DESTDIR)$(PREFIX)/lib/flexnbd'
 
 clean: ## remove what was built
-	rm -rf bin
+	rm -rf bin dist
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
