@@ -275,3 +275,19 @@ func TestBundleKeepsToItsFolder(t *testing.T) {
 		t.Errorf("%q", data)
 	}
 }
+
+// A link that takes a folder's or a file's place between looking and opening leads
+// nowhere else.
+func TestOpenedIsWhatWasLookedAt(t *testing.T) {
+	one, other := folder(t), folder(t)
+	before, err := os.Lstat(one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = sameFolder(root, before)
+	says(t, err, other, "replaced while it was opened")
+}

@@ -55,7 +55,7 @@ func (e *TamperedError) Error() string {
 			parts = append(parts, p.what+": "+names(p.files))
 		}
 	}
-	return fmt.Sprintf("bundle %s is %v (%s): get it anew, and install it with --replace if it is installed", e.Dir, ErrTampered, strings.Join(parts, "; "))
+	return fmt.Sprintf("bundle %s is %v (%s): get it anew; if it is installed, install that with --replace", e.Dir, ErrTampered, strings.Join(parts, "; "))
 }
 
 func (e *TamperedError) empty() bool {

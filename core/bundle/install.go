@@ -57,7 +57,7 @@ func Install(source, pluginDir string, opts InstallOptions) (_ *Bundle, err erro
 		_ = folder.Close()
 		return nil, err
 	}
-	b, err := open(folder, p.path(temporary))
+	b, err := open(folder, source) // whose faults they are, and which stays
 	if err != nil {
 		return nil, err
 	}
@@ -66,8 +66,14 @@ func Install(source, pluginDir string, opts InstallOptions) (_ *Bundle, err erro
 			_ = b.Close()
 		}
 	}()
-	if err := p.admit(b, opts); err != nil {
+	if err := p.admit(b, opts.Replace); err != nil {
 		return nil, err
+	}
+	b.Dir = p.path(temporary)
+	if opts.Check != nil {
+		if err := opts.Check(b); err != nil {
+			return nil, err
+		}
 	}
 	if err := syncFiles(b.root); err != nil {
 		return nil, fmt.Errorf("fsync %s: %w", b.Dir, err)
@@ -79,25 +85,20 @@ func Install(source, pluginDir string, opts InstallOptions) (_ *Bundle, err erro
 	return b, nil
 }
 
-// admit checks what is about to be installed, the quick checks first.
-func (p *place) admit(b *Bundle, opts InstallOptions) error {
+// admit checks what is about to be installed, the quick checks first: a large bundle
+// takes a second to verify.
+func (p *place) admit(b *Bundle, replace bool) error {
 	old, err := p.installed(b.Manifest.WireKind(), b.Manifest.Name)
 	if err != nil {
 		return err
 	}
 	if old != nil {
 		defer old.close()
-		if !opts.Replace {
+		if !replace {
 			return p.alreadyThere(old, b)
 		}
 	}
-	if err := b.Verify(); err != nil {
-		return err
-	}
-	if opts.Check != nil {
-		return opts.Check(b)
-	}
-	return nil
+	return b.Verify()
 }
 
 func (p *place) alreadyThere(old *resident, b *Bundle) error {

@@ -508,6 +508,7 @@ func TestInstallSweepsWhatWasAbandoned(t *testing.T) {
 		make(".install-folder-inside", nil),
 		make(".install-2222222222222222", func(dir string) { _ = os.Mkdir(filepath.Join(dir, "x"), 0o700) }),
 		make(".install-mine", nil),
+		make(".install-cafe", nil),
 		make(".install-0123456789abcdeg", nil),
 		make("flexnbd-backend-other", nil),
 	}

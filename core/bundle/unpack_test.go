@@ -86,6 +86,36 @@ func TestPackRefusesWhatDoesNotVerify(t *testing.T) {
 	}
 }
 
+// changing changes a file as soon as something is written to it.
+type changing struct{ change func() }
+
+func (c changing) Write(p []byte) (int, error) { c.change(); return len(p), nil }
+
+func TestPackRefusesWhatChangesMeanwhile(t *testing.T) {
+	dir := built(t, "1.0")
+	w := changing{func() { write(t, filepath.Join(dir, "LICENSE"), "do as WE like!\n") }}
+	if err := Pack(w, opened(t, dir), time.Time{}); !errors.Is(err, ErrTampered) {
+		t.Error(err)
+	}
+}
+
+// A file may be larger than what is allowed for all else.
+func TestUnpackPackedLargeFile(t *testing.T) {
+	from := filepath.Join(folder(t), "x")
+	b, err := Build(from, manifest(), map[string]string{exeName: write(t, filepath.Join(folder(t), "exe"), strings.Repeat("0123456789", maxOverhead/4))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
+	dir := filepath.Join(folder(t), "x")
+	if err := Unpack(bytes.NewReader(packed(t, from)), dir, Limits{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := opened(t, dir).Verify(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestSourceDate(t *testing.T) {
 	for value, want := range map[string]int64{"": 0, "0": 0, "1700000000": 1700000000} {
 		if at, err := SourceDate(func(string) string { return value }); err != nil || at.Unix() != want {
@@ -249,7 +279,7 @@ func bomb(t testing.TB, first ...[]byte) io.Reader {
 
 func TestBombEndsEarly(t *testing.T) {
 	good := raw(tarEntry{name: top + ManifestFile, data: encoded(t, manifest())})
-	const huge = 8<<30 - 1 // as much as fits a plain header
+	const huge = 8<<30 - 1                                                                                          // as much as fits a plain header
 	headers := tarEntry{name: "x", kind: tar.TypeXHeader, data: paxRecord("comment", strings.Repeat("x", 250<<10))} // 10 GiB of them, too
 	for _, c := range []struct {
 		what   string
