@@ -29,6 +29,11 @@ import (
 //	    unless the arguments begin with --addr or --transport, waits until it
 //	    is ready, and sets $NAME_address, $NAME_port if it has one, and
 //	    $NAME_pid. Its standard error goes to the file NAME.log
+//	listen NAME ARGUMENT...
+//	    the same with `flexnbd listen`
+//	author
+//	    makes the script's `go` that of a third party, who has nothing of this
+//	    tree but the SDK, from a module proxy as `make dist` makes it
 //	stop NAME
 //	    ends that server with SIGTERM; it has to exit with 0, as it has to at
 //	    the end of the script when it has not been stopped
@@ -57,7 +62,9 @@ func TestScripts(t *testing.T) {
 		Setup:              setUpScript,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":   scriptExits,
-			"serve":   scriptServe,
+			"serve":   scriptStart("serve"),
+			"listen":  scriptStart("listen"),
+			"author":  scriptAuthor,
 			"stop":    scriptStop,
 			"gone":    scriptGone,
 			"size":    scriptSize,
@@ -123,19 +130,26 @@ func scriptExits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-func scriptServe(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, neg, len(args) >= 1, "serve NAME ARGUMENT...")
+func scriptStart(verb string) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, neg bool, args []string) { scriptServe(ts, neg, verb, args) }
+}
+
+func scriptServe(ts *testscript.TestScript, neg bool, verb string, args []string) {
+	usage(ts, neg, len(args) >= 1, verb+" NAME ARGUMENT...")
 	name, sock := args[0], ts.MkAbs(args[0]+".sock")
 	log, err := os.Create(ts.MkAbs(name + ".log"))
 	ts.Check(err)
 	defer func() { _ = log.Close() }()
-	arguments := []string{"serve", "--sock", sock, "--state-dir", ts.MkAbs("state")}
+	arguments := []string{verb, "--sock", sock, "--state-dir", ts.MkAbs("state")}
 	if len(args) == 1 || args[1] != "--addr" && args[1] != "--transport" {
 		arguments = append(arguments, "--addr", "127.0.0.1", "--port", "0")
 	}
 	cmd := exec.Command(programs.flexnbd, append(arguments, args[1:]...)...)
 	cmd.Dir = ts.MkAbs(".")
-	cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+ts.Getenv("XDG_RUNTIME_DIR"))
+	cmd.Env = os.Environ()
+	for _, name := range []string{"XDG_RUNTIME_DIR", "FLEXNBD_PLUGIN_PATH"} {
+		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+	}
 	cmd.Stderr = log
 	ts.Check(cmd.Start())
 	s := &scriptServer{cmd: cmd, exited: make(chan error, 1)}
