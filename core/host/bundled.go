@@ -80,9 +80,5 @@ func (p Program) executable() (_ *os.File, path string, err error) {
 
 // InBundle returns the program in the bundle in a folder, which may be called anything.
 func InBundle(m bundle.Manifest, folder string) (Program, error) {
-	program, err := at(m.WireKind(), m.Name, folder)
-	if err != nil {
-		return Program{}, fmt.Errorf("%s: %w", m, err)
-	}
-	return program, nil
+	return at(m.WireKind(), m.Name, folder)
 }
