@@ -15,21 +15,25 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// author is what a third party's Go has: the SDK from a module proxy in a folder, and
-// other modules from where this tree has them. Its module cache is its own, or the SDK
-// of an earlier run would be in it.
-var author = sync.OnceValues(func() (variables []string, err error) {
-	dir := filepath.Join(filepath.Dir(programs.flexnbd), "author")
-	proxy, cache := filepath.Join(dir, "goproxy"), filepath.Join(dir, "mod")
+// author is what a third party's Go has: the SDK of this tree, as `make dist` ships it.
+var author = sync.OnceValues(func() ([]string, error) {
 	tree, err := filepath.Abs("../..")
 	if err != nil {
 		return nil, err
 	}
-	// As `make dist` does.
+	dir := filepath.Join(filepath.Dir(programs.flexnbd), "author")
+	proxy := filepath.Join(dir, "goproxy")
 	made := exec.Command("go", "run", "-C", filepath.Join(tree, "tools"), "./goproxy", tree, "v0.1.0", proxy)
 	if out, err := made.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("%v: %w: %s", made.Args, err, out)
 	}
+	return goWith(proxy, filepath.Join(dir, "mod"))
+})
+
+// goWith returns the variables of a Go that has the SDK from a module proxy in a folder,
+// and other modules from where this tree has them. Its module cache is its own, since
+// another SDK of the same version may be in the usual one.
+func goWith(proxy, cache string) ([]string, error) {
 	out, err := exec.Command("go", "env", "GOMODCACHE", "GOPROXY", "GOCACHE").Output()
 	if err != nil {
 		return nil, err
@@ -44,7 +48,7 @@ var author = sync.OnceValues(func() (variables []string, err error) {
 		"GOWORK=off",
 		"CGO_ENABLED=0",
 	}, nil
-})
+}
 
 func scriptAuthor(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, neg, len(args) == 0, "author")

@@ -10,7 +10,7 @@ import (
 // licence is what a file in this place is under: sdk, and the plugins that
 // authors start from, may go into plugins of any licence.
 func licence(path string) string {
-	for _, place := range []string{"sdk/", "examples/", "test/plugin-"} {
+	for _, place := range []string{"sdk/", "examples/", "test/plugin-", "test/old-plugins/"} {
 		if strings.HasPrefix(path, place) {
 			return "Apache-2.0"
 		}

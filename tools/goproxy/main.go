@@ -3,7 +3,10 @@
 // Command goproxy makes a folder that Go takes for a module proxy, with the module of
 // the current state of a tree:
 //
-//	goproxy TREE VERSION FOLDER
+//	goproxy [-only FOLDER] TREE VERSION FOLDER
+//
+// With -only the module has that folder's files, without tests, and no others but go.mod
+// and the licences.
 //
 // Whoever builds a plugin with GOPROXY=file:///FOLDER, before the others, gets the SDK
 // from there as he would get it from a server. The same tree makes the same bytes.
@@ -12,6 +15,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -26,23 +30,25 @@ import (
 )
 
 func main() {
-	if len(os.Args) != 4 {
-		fmt.Fprintln(os.Stderr, "usage: goproxy TREE VERSION FOLDER")
+	only := flag.String("only", "", "leave out what is not in this `folder`")
+	flag.Parse()
+	if flag.NArg() != 3 {
+		fmt.Fprintln(os.Stderr, "usage: goproxy [-only FOLDER] TREE VERSION FOLDER")
 		os.Exit(2)
 	}
-	if err := run(os.Args[1], os.Args[2], os.Args[3]); err != nil {
+	if err := run(flag.Arg(0), flag.Arg(1), flag.Arg(2), *only); err != nil {
 		fmt.Fprintln(os.Stderr, "goproxy:", err)
 		os.Exit(1)
 	}
 }
 
-func run(tree, version, folder string) error {
+func run(tree, version, folder, only string) error {
 	goMod, err := os.ReadFile(filepath.Join(tree, "go.mod"))
 	if err != nil {
 		return err
 	}
 	m := module.Version{Path: modfile.ModulePath(goMod), Version: version}
-	files, err := filesOf(tree)
+	files, err := filesOf(tree, only)
 	if err != nil {
 		return err
 	}
@@ -80,7 +86,7 @@ func run(tree, version, folder string) error {
 
 // filesOf are the files of the module: what git knows and does not ignore, or in a
 // source tarball everything but what is built. Modules of their own are left out.
-func filesOf(tree string) (files []zip.File, err error) {
+func filesOf(tree, only string) (files []zip.File, err error) {
 	names, err := tracked(tree)
 	if err != nil {
 		names, err = walk(tree)
@@ -89,7 +95,7 @@ func filesOf(tree string) (files []zip.File, err error) {
 		return nil, err
 	}
 	for _, name := range names {
-		if own(tree, name) {
+		if own(tree, name) && wanted(name, only) {
 			files = append(files, file{tree, name})
 		}
 	}
@@ -135,6 +141,17 @@ func own(tree, name string) bool {
 		}
 	}
 	return true
+}
+
+// wanted says whether -only lets a file in.
+func wanted(name, only string) bool {
+	switch {
+	case only == "", name == "go.mod", filepath.Base(name) == "LICENSE":
+		return true
+	case strings.HasSuffix(name, "_test.go"), strings.Contains(name, "/testdata/"):
+		return false
+	}
+	return strings.HasPrefix(name, only+"/")
 }
 
 // file is one of them.
