@@ -16,6 +16,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/flexnbd/flexnbd/sdk/memstore"
 	"github.com/flexnbd/flexnbd/sdk/option"
@@ -159,6 +161,31 @@ func TestImpossibleDescriptionIsRefused(t *testing.T) {
 		if got, err := u.serve(t).Client.Describe(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %+v, %v, want an error about %s", d, got, err, want)
 		}
+	}
+}
+
+// What a newer plugin says besides, nobody here hears: it works as an old one.
+func TestNewerPluginsFieldsAreIgnored(t *testing.T) {
+	more := protowire.AppendString(protowire.AppendTag(nil, 1000, protowire.BytesType), "news")
+	info := &backendv1.Info{Size: 4096, MinBlock: 1}
+	u := &unruly{
+		describe: &pluginv1.DescribeResponse{Kind: 1, Name: "x", Version: "99", SdkVersion: "99.0.0"},
+		open:     &backendv1.OpenResponse{Disk: 1, Info: info, Lane: "rpc"},
+		extents:  &backendv1.ExtentsResponse{Extents: []*backendv1.Extent{{Length: 4096}}},
+	}
+	for _, m := range []proto.Message{u.describe, u.open, info, u.extents, u.extents.Extents[0]} {
+		m.ProtoReflect().SetUnknown(more)
+	}
+	client := u.serve(t).Client
+	if d, err := client.Describe(t.Context()); err != nil || d.Version != "99" {
+		t.Errorf("%+v, %v", d, err)
+	}
+	disk, err := client.OpenDisk(t.Context(), wire.Disk{})
+	if err != nil || disk.Info().Size != 4096 {
+		t.Fatalf("opened with %v", err)
+	}
+	if list, err := disk.Extents(t.Context(), 0, 4096); err != nil || len(list) != 1 {
+		t.Errorf("%v, %v", list, err)
 	}
 }
 
