@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/flexnbd/flexnbd/core/host"
@@ -23,11 +24,25 @@ func (r *run) backend(ctx context.Context) {
 		return
 	}
 	r.lives(ctx, r.employBackend)
-	r.readOnly(ctx)
+	if r.wantsAny(readOnlyPart, readOnlyIsThere) {
+		r.readOnly(ctx)
+	}
 	for _, lane := range []string{wire.LaneRPC, wire.LaneRing, wire.LaneFile} {
-		r.lane(ctx, lane)
+		if r.wantsAny(lanePart(lane), laneIsThere, laneIsQuiet, killIsSurvived) {
+			r.lane(ctx, lane)
+		}
 	}
 }
+
+// Clauses that this file and others of the package add to sdk/storetest's.
+const (
+	readOnlyIsThere = "ReadOnlyDiskIsThere"
+	laneIsThere     = "LaneIsThere"
+	laneIsQuiet     = "FlexnbdHasNothingToWarnOf"
+	killIsSurvived  = "KilledProcessIsReplaced"
+)
+
+func lanePart(lane string) string { return "lane " + lane }
 
 // opens opens the disk for the first time, and learns how large it is.
 func (r *run) opens(ctx context.Context) bool {
@@ -83,7 +98,8 @@ func (r *run) employBackend(ctx context.Context, p *host.Process) (work, error) 
 			_, err := s.Extents(ctx, 0, int64(len(page)))
 			return errors.Join(err, s.WriteAt(ctx, page, 0, 0), s.ReadAt(ctx, page, 0), s.PunchHole(ctx, 0, int64(len(page)), 0), s.Flush(ctx))
 		},
-		done: func() error { return errors.Join(s.Close(), remove()) },
+		done:   s.Close,
+		remove: remove,
 	}, nil
 }
 
@@ -94,7 +110,7 @@ const readOnlyPart = "read-only"
 func (r *run) readOnly(ctx context.Context) {
 	has := false
 	ok := r.try(ctx, promise{
-		readOnlyPart, "ReadOnlyDiskIsThere",
+		readOnlyPart, readOnlyIsThere,
 		"sdk.Disk.ReadOnly: never change the disk, and share it with other readers",
 		func(ctx context.Context) (string, error) {
 			d, remove, err := r.open(ctx, leastSize, wire.LaneRPC, true)
@@ -132,10 +148,10 @@ func unless(applies bool, why string) string {
 
 // lane runs the suite on one lane, and kills a process that works on it.
 func (r *run) lane(ctx context.Context, lane string) {
-	part := "lane " + lane
+	part := lanePart(lane)
 	has := false
 	ok := r.try(ctx, promise{
-		part, "LaneIsThere",
+		part, laneIsThere,
 		"docs/plugin-protocol.md: Open is answered with a lane of those that the host has offered",
 		func(ctx context.Context) (string, error) {
 			d, remove, err := r.open(ctx, leastSize, lane, false)
@@ -168,12 +184,12 @@ func (r *run) lane(ctx context.Context, lane string) {
 		return r.watched(t, d, remove, lane)
 	})
 	r.try(ctx, promise{
-		part, "FlexnbdHasNothingToWarnOf",
+		part, laneIsQuiet,
 		"flexnbd warns in its log where a plugin ends in the middle, does not end, or where its data has to take a slower lane",
 		func(context.Context) (string, error) { return "", r.log.err() },
 	}, false)
 	r.try(ctx, promise{
-		part, "KilledProcessIsReplaced",
+		part, killIsSurvived,
 		"Info.Survives says what a new process still finds of what a crashed one had acknowledged, Info.Replayable whether requests in flight may be repeated",
 		func(ctx context.Context) (string, error) { return r.kill(ctx, lane) },
 	}, false)
@@ -192,6 +208,8 @@ func (r *run) suite(ctx context.Context, part string, open storetest.Factory) {
 			switch {
 			case !r.wanted(part, c.Name):
 				return notWanted
+			case part != lanePart(wire.LaneFile) && (strings.HasPrefix(c.Name, "Lent") || strings.HasPrefix(c.Name, "Loan")):
+				return "descriptors are lent on lane " + wire.LaneFile
 			case c.Name == "LoanIsOutUntilItIsReturned":
 				return "nobody outside the plugin can have it take its loan back"
 			}

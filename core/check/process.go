@@ -16,10 +16,11 @@ import (
 const processPart = "process"
 
 // work is something that a process does: a disk that is open in it, a listener. call
-// makes it do some of it, and ends with ctx.
+// makes it do some of it, and ends with ctx; done ends it; remove clears away what
+// was made for it, once the process has stopped.
 type work struct {
-	call func(ctx context.Context) error
-	done func() error
+	call         func(ctx context.Context) error
+	done, remove func() error
 }
 
 // employ gives a process work.
@@ -101,10 +102,14 @@ func (r *run) with(ctx context.Context, employ employ, look func(*host.Process, 
 	}
 	defer context.AfterFunc(ctx, func() { _ = p.Stop(ctx) })()
 	w, err := employ(ctx, p)
-	if err == nil {
-		err = errors.Join(look(p, w), w.done())
+	if err != nil {
+		return errors.Join(err, p.Stop(ctx))
 	}
-	return errors.Join(err, p.Stop(context.WithoutCancel(ctx)))
+	err = look(p, w)
+	if done := w.done(); err == nil { // or it fails for the same reason
+		err = done
+	}
+	return errors.Join(err, p.Stop(context.WithoutCancel(ctx)), w.remove())
 }
 
 func heedsNoSignal(ctx context.Context, p *host.Process, w work) error {
@@ -131,12 +136,15 @@ func (r *run) endsWithItsHost(ctx context.Context, employ employ) error {
 	if err != nil {
 		return err
 	}
-	if _, err := employ(ctx, p); err != nil {
+	w, err := employ(ctx, p)
+	if err != nil {
 		return errors.Join(err, p.Stop(ctx))
 	}
 	began := time.Now()
 	err = p.Stop(context.WithoutCancel(ctx))
-	if took := time.Since(began); err == nil && took >= stopWait {
+	took := time.Since(began)
+	_ = w.done() // there is nobody to ask; but what is held here, a lease say, is let go
+	if err = errors.Join(err, w.remove()); err == nil && took >= stopWait {
 		err = fmt.Errorf("it was still there %v after the host had closed the descriptor channel, and had to be killed; end the process when a read of descriptor 3 ($FLEXNBD_DESCRIPTOR_CHANNEL) gives end-of-file", stopWait)
 	}
 	return err

@@ -7,11 +7,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/flexnbd/flexnbd/core/host"
+	"github.com/flexnbd/flexnbd/sdk/storetest"
 	"github.com/flexnbd/flexnbd/sdk/wire"
 )
 
@@ -52,6 +54,15 @@ func (r *run) close() error { return r.host.Close() }
 // wanted says whether a clause is to be checked.
 func (r *run) wanted(part, name string) bool {
 	return r.Only == nil || r.Only.MatchString(Result{Part: part, Name: name}.Path())
+}
+
+// wantsAny says whether anything of a part is to be checked: one of sdk/storetest's
+// clauses, or one of these.
+func (r *run) wantsAny(part string, names ...string) bool {
+	for _, c := range storetest.Clauses() {
+		names = append(names, c.Name)
+	}
+	return slices.ContainsFunc(names, func(name string) bool { return r.wanted(part, name) })
 }
 
 // notWanted is the reason for leaving out what is not to be heard of.

@@ -64,8 +64,9 @@ func (r *run) employTransport(tcp *bool) employ {
 			return work{}, errors.Join(err, remove())
 		}
 		return work{
-			call: func(ctx context.Context) error { return connect(ctx, t, l, tcp) },
-			done: func() error { return errors.Join(l.Close(), remove()) },
+			call:   func(ctx context.Context) error { return connect(ctx, t, l, tcp) },
+			done:   l.Close,
+			remove: remove,
 		}, nil
 	}
 }

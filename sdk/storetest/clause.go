@@ -31,8 +31,11 @@ func (c clause) public() Clause { return Clause{Name: c.name, Says: c.says} }
 
 // leftOut says why the clause is not checked, "" if it is.
 func (c clause) leftOut(b *bench) (why string) {
-	if why = c.on(b); why == "" && b.LeaveOut != nil {
+	if b.LeaveOut != nil {
 		why = b.LeaveOut(c.public())
+	}
+	if why == "" {
+		why = c.on(b)
 	}
 	return why
 }

@@ -26,6 +26,10 @@
 // what a flush makes durable, what survives a crash and how much space a punch
 // frees need tests of your own.
 //
+// A failure also says which sentence of the contract is not kept; [Clauses] lists
+// them all. [Suite.Check] runs the suite without go test, on a plugin that is built, and
+// calls back with each result: `flexnbd plugin check` does that.
+//
 // The package's own tests run the clauses against stores that are broken on
 // purpose, and fail unless every clause catches one.
 package storetest

@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -107,7 +108,12 @@ func (r *recorder) err() error {
 	case len(r.wrong) == 0:
 		return errors.New("the clause failed without saying why")
 	}
-	return errors.New(strings.Join(r.wrong, "\n"))
+	const most = 10 // the rest says the same again
+	wrong := r.wrong
+	if more := len(wrong) - most; more > 0 {
+		wrong = append(slices.Clone(wrong[:most]), fmt.Sprintf("and %d more", more))
+	}
+	return errors.New(strings.Join(wrong, "\n"))
 }
 
 // reason returns why the clause left itself out, "" if it did not.

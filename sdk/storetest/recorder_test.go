@@ -24,19 +24,24 @@ func TestRecorderTellsHowAClauseEnded(t *testing.T) {
 		check     func(testing.TB)
 		err, skip string
 	}{
-		"well":               {func(testing.TB) {}, "", ""},
-		"Error":              {func(t testing.TB) { t.Error("a", 1); t.Errorf("b %d", 2) }, "a 1\nb 2", ""},
-		"Fatal":              {func(t testing.TB) { t.Fatal("a", 1); t.Error("not reached") }, "a 1", ""},
-		"Fatalf":             {func(t testing.TB) { t.Fatalf("a %d", 1); t.Error("not reached") }, "a 1", ""},
-		"Fail":               {func(t testing.TB) { t.Fail() }, "the clause failed without saying why", ""},
-		"FailNow":            {func(t testing.TB) { t.FailNow(); t.Error("not reached") }, "the clause failed without saying why", ""},
-		"Skip":               {func(t testing.TB) { t.Skip("no", "loop devices"); t.Error("not reached") }, "", "no loop devices"},
-		"Skipf":              {func(t testing.TB) { t.Skipf("no %s", "root"); t.Error("not reached") }, "", "no root"},
-		"SkipNow":            {func(t testing.TB) { t.SkipNow(); t.Error("not reached") }, "", "the clause left itself out without saying why"},
-		"in a Cleanup":       {func(t testing.TB) { t.Cleanup(func() { t.Fatal("a") }) }, "a", ""},
-		"Error, Cleanup":     {func(t testing.TB) { t.Cleanup(func() { t.Error("b") }); t.Fatal("a") }, "a\nb", ""},
-		"Setenv":             {func(t testing.TB) { t.Setenv("X", "y"); t.Error("not reached") }, "a clause must not set the variable X of the whole process: Setenv is for go test", ""},
-		"Chdir":              {func(t testing.TB) { t.Chdir("/"); t.Error("not reached") }, "a clause must not take the whole process to /: Chdir is for go test", ""},
+		"well":           {func(testing.TB) {}, "", ""},
+		"Error":          {func(t testing.TB) { t.Error("a", 1); t.Errorf("b %d", 2) }, "a 1\nb 2", ""},
+		"Fatal":          {func(t testing.TB) { t.Fatal("a", 1); t.Error("not reached") }, "a 1", ""},
+		"Fatalf":         {func(t testing.TB) { t.Fatalf("a %d", 1); t.Error("not reached") }, "a 1", ""},
+		"Fail":           {func(t testing.TB) { t.Fail() }, "the clause failed without saying why", ""},
+		"FailNow":        {func(t testing.TB) { t.FailNow(); t.Error("not reached") }, "the clause failed without saying why", ""},
+		"Skip":           {func(t testing.TB) { t.Skip("no", "loop devices"); t.Error("not reached") }, "", "no loop devices"},
+		"Skipf":          {func(t testing.TB) { t.Skipf("no %s", "root"); t.Error("not reached") }, "", "no root"},
+		"SkipNow":        {func(t testing.TB) { t.SkipNow(); t.Error("not reached") }, "", "the clause left itself out without saying why"},
+		"in a Cleanup":   {func(t testing.TB) { t.Cleanup(func() { t.Fatal("a") }) }, "a", ""},
+		"Error, Cleanup": {func(t testing.TB) { t.Cleanup(func() { t.Error("b") }); t.Fatal("a") }, "a\nb", ""},
+		"Setenv":         {func(t testing.TB) { t.Setenv("X", "y"); t.Error("not reached") }, "a clause must not set the variable X of the whole process: Setenv is for go test", ""},
+		"Chdir":          {func(t testing.TB) { t.Chdir("/"); t.Error("not reached") }, "a clause must not take the whole process to /: Chdir is for go test", ""},
+		"Error, often": {func(t testing.TB) {
+			for range 12 {
+				t.Error("a")
+			}
+		}, strings.Repeat("a\n", 10) + "and 2 more", ""},
 		"logs only":          {func(t testing.TB) { t.Log("a"); t.Logf("b"); t.Attr("c", "d"); t.Helper() }, "", ""},
 		"Fatal after a Skip": {func(t testing.TB) { t.Cleanup(func() { t.Fatal("a") }); t.Skip("b") }, "a", "b"},
 	} {
@@ -59,10 +64,9 @@ func TestRecorderMakesAPanicAnError(t *testing.T) {
 	r := record(t, func(t testing.TB) {
 		t.Cleanup(func() { cleaned = true })
 		t.Cleanup(func() { panic("the second") })
-		var none *recorder
-		none.name = "x"
+		panic("the first")
 	})
-	for _, want := range []string{"panic: ", "nil pointer", "recorder_test.go", "the second"} {
+	for _, want := range []string{"panic: ", "the first", "recorder_test.go", "the second"} {
 		if r.err() == nil || !strings.Contains(r.err().Error(), want) {
 			t.Errorf("the error %v does not have %q", r.err(), want)
 		}

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-func check(t *testing.T, ctx context.Context, s Suite) (results map[string]Result, sound bool) { //nolint:revive // the test comes first here, too
+func check(t *testing.T, ctx context.Context, s Suite) (results map[string]Result, sound bool) {
 	t.Helper()
 	results = map[string]Result{}
 	sound = s.Check(ctx, func(r Result) { results[r.Name] = r })

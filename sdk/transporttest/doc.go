@@ -13,6 +13,10 @@
 // its clause after ten seconds; what it left hanging is then abandoned, since
 // nothing can end it. Linux only.
 //
+// A failure also says which sentence of the contract is not kept; [Clauses] lists
+// them all. [Suite.Check] runs the clauses without go test: `flexnbd plugin check`
+// does that.
+//
 // # What it does not do
 //
 // It does not measure, and it cannot judge what only the transport's own tests
