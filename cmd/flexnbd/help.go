@@ -10,7 +10,7 @@ import (
 
 type helpCommand struct {
 	Backend string `long:"backend" value-name:"NAME|/PATH" description:"Show the options of a backend"`
-	Args struct {
+	Args    struct {
 		Command []string `positional-arg-name:"command" description:"The command to show help for, or two, such as plugin list"`
 	} `positional-args:"yes"`
 	app *app

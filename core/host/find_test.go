@@ -161,7 +161,7 @@ func TestUntrustedPluginIsRefusedWithTheReason(t *testing.T) {
 		"folder of everyone":         {in(0o777, nil), "host-test-"},
 		"folder of the group":        {in(0o770, nil), "mode 0770"},
 		"not executable":             {in(0o700, chmod(0o600)), "chmod +x it"},
-		"a folder":                   {filepath.Dir(good), "no regular file"},
+		"a folder":                   {filepath.Dir(good), "no plugin bundle"},
 		"link to everyone's file":    {in(0o700, replace(in(0o700, chmod(0o777)))), "can be written"},
 		"link in everyone's folder":  {in(0o777, replace(good)), "can be written"},
 		"link into such a folder":    {in(0o700, replace(in(0o777, nil))), "can be written"},

@@ -12,6 +12,7 @@ import (
 // this package: ourselves, and the libraries that call a Logger for others.
 var between = [...]string{
 	"github.com/flexnbd/flexnbd/core/logging.",
+	"github.com/flexnbd/flexnbd/core/check.(*witness).",
 	"github.com/hashicorp/go-hclog.",
 	"log.",
 }

@@ -90,7 +90,7 @@ func oldPluginsServe(t *testing.T, dir, lane string) {
 	pid := number(t, source.state()["backend_pid"])
 	copy(content[size/2:], "new")
 	source.write(t, []byte("new"), size/2)
-	if err := unix.Kill(int(pid), unix.SIGKILL); err != nil {
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if got := string(source.read(t, size/2, 3)); got != "new" {
