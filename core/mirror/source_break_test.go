@@ -159,7 +159,7 @@ func TestBreakInEveryState(t *testing.T) {
 		{state: StateConverging, change: func(o *Order) { o.MaxSpeed = 2 * mib; o.NoWriteThrough = true }, before: func(o *origin, _ *target, _ <-chan struct{}) {
 			o.loadUntilTheEnd()
 		}},
-		{state: StateWriteThrough, change: func(o *Order) { o.MaxSpeed = 4 * mib }, before: func(o *origin, _ *target, _ <-chan struct{}) {
+		{state: StateWriteThrough, change: func(o *Order) { o.MaxSpeed = 2 * mib }, before: func(o *origin, _ *target, _ <-chan struct{}) {
 			o.loadUntilTheEnd()
 		}},
 		{state: StateFlushing, before: func(_ *origin, d *target, release <-chan struct{}) {

@@ -41,7 +41,7 @@ func TestGivenAndDefaultValues(t *testing.T) {
 
 func TestWrongValues(t *testing.T) {
 	for _, c := range []struct{ name, value, says string }{
-		{"nmae", "x", `unknown option "nmae"; it has: name, sync, level, block, timeout, key, mode`},
+		{"nam", "x", `unknown option "nam"; it has: name, sync, level, block, timeout, key, mode`},
 		{"sync", "", `option sync="": want true or false`},
 		{"level", "10", "option level=10: want -5 to 9"},
 		{"level", "1.5", `option level="1.5": want a whole number`},
@@ -60,7 +60,7 @@ func TestWrongValues(t *testing.T) {
 			t.Errorf("%s=%.20s: %v, want %q", c.name, c.value, err, c.says)
 		}
 	}
-	if _, err := all.Parse(nil); err == nil || err.Error() != "option key is missing: the file that holds the key; write key=..." {
+	if _, err := all.Parse(nil); err == nil || err.Error() != "option key is missing: the file that holds the key; write key=VALUE" {
 		t.Errorf("without what is required: %v", err)
 	}
 	if _, err := (Set{}).Parse(map[string]string{"a": "b"}); err == nil || err.Error() != `unknown option "a"; it has none` {

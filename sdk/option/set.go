@@ -49,7 +49,7 @@ func (s Set) Parse(given map[string]string) (Values, error) {
 		text, ok := given[o.Name]
 		switch {
 		case !ok && o.Required:
-			return nil, fmt.Errorf("option %s is missing: %s; write %s=...", o.Name, o.Help, o.Name)
+			return nil, fmt.Errorf("option %s is missing: %s; write %s=VALUE", o.Name, o.Help, o.Name)
 		case !ok && o.Default == "":
 			continue
 		case !ok:
