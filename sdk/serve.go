@@ -40,6 +40,15 @@ type Backend struct {
 	Options option.Set
 	// Open opens a disk. It must not return a store that it cannot serve: a
 	// wrong location is an error here, worded for the operator. The store outlives ctx.
+	//
+	// ctx ends when flexnbd waits no longer: 60 s after it began to start, or, in place
+	// of a process that has crashed, 30 s after it began to start this one. Clients
+	// wait meanwhile. An Open that fails there is tried again, in another process, for a
+	// minute.
+	//
+	// Disk.Lease, if it is not nil, belongs to the store from a successful Open on. When
+	// Open returns an error, the SDK closes it; that Open, or what it gave the lease to,
+	// has closed it already does no harm.
 	Open func(ctx context.Context, disk Disk) (store.Store, error)
 }
 

@@ -27,6 +27,7 @@
 // There is no lock in here. The kernel keeps reads and writes of a file apart as
 // well as the contract asks for, a sector's ciphertext depends on nothing but the
 // sector, and the SDK's align keeps the read-modify-write of parts of a sector
-// apart from other writes. What align can't help with is a reader that sees half
-// of a write; [sectors] has a word on that, too.
+// apart from other writes, and from those who read the other parts. What align can't
+// help with is a reader that sees half of a write which it overlaps, and a power cut;
+// [sectors] has a word on those, too.
 package main

@@ -33,15 +33,15 @@ const (
 // look for plaintext that does it.
 //
 // Why a rule for blocks, where one for sectors would do for holes? Because a
-// sector may be seen half written, by a reader that runs beside the write or by
-// everybody after a power cut. Of a sector that was a hole, one part is then new
+// sector may be seen half written: by everybody after a power cut, or by a reader
+// whose request overlaps the write. Of a sector that was a hole, one part is then new
 // ciphertext and the other part still zeroes, and a rule for sectors would decrypt
-// those to noise: neither the old bytes nor the new ones, and perhaps bytes that
-// nobody was writing, since align writes back what is around a small write. With
-// a rule for blocks each block is old or new. (A sector that held data before
-// has no such problem: XTS encrypts every block for itself, and the bytes around
-// the small write to what they were.) That rests on 16 aligned bytes being copied
-// and stored as one, which memory and disks do.
+// those to noise: neither the old bytes nor the new ones, and after a power cut perhaps
+// bytes that nobody was writing, since align writes back what is around a small write
+// (and lets nobody read that meanwhile). With a rule for blocks each block is old or
+// new. (A sector that held data before has no such problem: XTS encrypts every block
+// for itself, and the bytes around the small write to what they were.) That rests on
+// 16 aligned bytes being copied and stored as one, which memory and disks do.
 type sectors struct{ cipher *xts.Cipher }
 
 // newSectors takes the 64 bytes of an XTS-AES-256 key.

@@ -110,8 +110,7 @@ func TestHolesStayHoles(t *testing.T) {
 
 // A small write makes data of a hole of 4096 bytes, and align writes back zeroes
 // around it. Who reads those must not see anything but zeroes, whatever part of
-// the write has been done. On ext4 a rule for whole sectors fails this at once; on
-// tmpfs, where a hole is not in the page cache, it never does.
+// the write has been done. That is align's work: a rule for whole sectors would do here.
 func TestNeighboursOfASmallWriteStayZero(t *testing.T) {
 	const rounds, reading = 2000, sectorSize / 2
 	d := newDisk(t, t.TempDir(), sectorSize)

@@ -23,21 +23,24 @@ func New(s store.Store) store.Store {
 		return s
 	}
 	info.Unaligned = store.HandlesUnaligned
-	return &aligner{
+	a := &aligner{
 		Store:  s,
 		info:   info,
 		block:  int64(info.MinBlock),
 		bounce: sync.Pool{New: func() any { return new([maxBounce]byte) }},
 	}
+	a.readers = newReaders(&a.locks, info)
+	return a
 }
 
 // aligner is the store in front. Flush and Close are those of the Store behind.
 type aligner struct {
 	store.Store
-	info   store.Info
-	block  int64 // Info.MinBlock
-	locks  rangelock.Lock
-	bounce sync.Pool // of *[maxBounce]byte
+	info    store.Info
+	block   int64 // Info.MinBlock
+	locks   rangelock.Lock
+	readers *readers  // over locks
+	bounce  sync.Pool // of *[maxBounce]byte
 }
 
 // Info returns what the store behind said, but with HandlesUnaligned.
@@ -49,14 +52,7 @@ func (a *aligner) ReadAt(ctx context.Context, p []byte, off int64) error {
 		if piece.empty() {
 			continue
 		}
-		part := p[piece.start-off : piece.end-off]
-		var err error
-		if a.aligned(piece) {
-			err = a.Store.ReadAt(ctx, part, piece.start)
-		} else {
-			err = a.readAround(ctx, part, piece)
-		}
-		if err != nil {
+		if err := a.read(ctx, p[piece.start-off:piece.end-off], piece); err != nil {
 			return err
 		}
 	}
@@ -125,7 +121,7 @@ func (a *aligner) Extents(ctx context.Context, off, length int64) ([]store.Exten
 		return nil, nil
 	}
 	around := a.around(asked)
-	extents, err := a.Store.Extents(ctx, around.start, around.len())
+	extents, err := a.extents(ctx, around)
 	if err != nil {
 		return nil, err
 	}
@@ -142,9 +138,29 @@ func (a *aligner) Extents(ctx context.Context, off, length int64) ([]store.Exten
 	return clipped, nil
 }
 
-// readAround fills p with the bytes of piece, by way of a bounce buffer.
-func (a *aligner) readAround(ctx context.Context, p []byte, piece run) error {
+// extents asks for whole blocks. What is said about the bytes beside a small write
+// must not change either, so it is a read.
+func (a *aligner) extents(ctx context.Context, blocks run) ([]store.Extent, error) {
+	at, err := a.readers.enter(ctx, blocks)
+	if err != nil {
+		return nil, err
+	}
+	defer a.readers.leave(at)
+	return a.Store.Extents(ctx, blocks.start, blocks.len())
+}
+
+// read fills p with the bytes of piece, by way of a bounce buffer unless it is
+// aligned.
+func (a *aligner) read(ctx context.Context, p []byte, piece run) error {
 	around := a.around(piece)
+	at, err := a.readers.enter(ctx, around)
+	if err != nil {
+		return err
+	}
+	defer a.readers.leave(at)
+	if piece == around {
+		return a.Store.ReadAt(ctx, p, piece.start)
+	}
 	bounce := a.bounce.Get().(*[maxBounce]byte)
 	defer a.bounce.Put(bounce)
 	if err := a.Store.ReadAt(ctx, bounce[:around.len()], around.start); err != nil {
@@ -180,6 +196,10 @@ func (a *aligner) modify(ctx context.Context, piece run, p []byte, flags store.F
 	default:
 		clear(part)
 	}
+	if err := a.readers.shutOut(ctx, around); err != nil {
+		return err
+	}
+	defer a.readers.letIn()
 	return a.Store.WriteAt(ctx, blocks, around.start, flags)
 }
 

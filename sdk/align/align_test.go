@@ -345,7 +345,7 @@ func TestOtherBlocksDoNotWait(t *testing.T) {
 			disk.WriteAt(ctx, p, 512, 0),
 			disk.WriteAt(ctx, p[:10], 513, 0),
 			disk.PunchHole(ctx, 600, 5000, 0),
-			disk.ReadAt(ctx, p[:7], 3), // a read of the same block
+			disk.ReadAt(ctx, p[:7], 513),
 		); err != nil {
 			t.Fatal(err)
 		}

@@ -22,7 +22,7 @@ type Option struct {
 	// Default is the value where the operator gives none, written as an operator
 	// would. Empty for a required option, and where there is no value then.
 	Default string
-	// Required: there is no disk without it.
+	// Required: there is no disk without it, and an empty value is none.
 	Required bool
 	// Min and Max bound an [Int], a [Size] in bytes, or a [Duration] in nanoseconds,
 	// both included. 0 in both: any value of the type.

@@ -63,6 +63,14 @@ func TestWrongValues(t *testing.T) {
 	if _, err := all.Parse(nil); err == nil || err.Error() != "option key is missing: the file that holds the key; write key=VALUE" {
 		t.Errorf("without what is required: %v", err)
 	}
+	for _, of := range []Set{all, {{Name: "key", Type: Size, Required: true, Help: "the file that holds the key"}}} {
+		if _, err := of.Parse(map[string]string{"key": ""}); err == nil || err.Error() != "option key is empty: the file that holds the key; write key=VALUE" {
+			t.Errorf("with what is required left empty: %v", err)
+		}
+	}
+	if v, err := all.Parse(map[string]string{"key": "k", "name": ""}); err != nil || v["name"] != "" {
+		t.Errorf("with what may be empty left empty: %v, %v", v, err)
+	}
 	if _, err := (Set{}).Parse(map[string]string{"a": "b"}); err == nil || err.Error() != `unknown option "a"; it has none` {
 		t.Errorf("without any: %v", err)
 	}

@@ -52,6 +52,8 @@ func (s Set) Parse(given map[string]string) (Values, error) {
 			return nil, fmt.Errorf("option %s is missing: %s; write %s=VALUE", o.Name, o.Help, o.Name)
 		case !ok && o.Default == "":
 			continue
+		case text == "" && o.Required:
+			return nil, fmt.Errorf("option %s is empty: %s; write %s=VALUE", o.Name, o.Help, o.Name)
 		case !ok:
 			text = o.Default
 		}

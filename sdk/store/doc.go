@@ -14,8 +14,9 @@
 // Every method but Close may be called from many goroutines at once, also for
 // overlapping ranges. Two overlapping writes may land in either order, or
 // mixed block by block; a read that overlaps a write in flight sees the old or
-// the new bytes of each block. A write that has returned is seen by every read
-// that starts afterwards. Close is called once, after every other call has
+// the new bytes of each block. Bytes that nobody writes do not change, not even
+// for a read beside a write to the rest of their block. A write that has returned
+// is seen by every read that starts afterwards. Close is called once, after every other call has
 // returned.
 //
 // # Cancellation

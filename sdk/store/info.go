@@ -34,7 +34,9 @@ type Info struct {
 	CanFast bool
 	// CanDiscard: PunchHole does something cheaper than zeroing with
 	// [Discard], and the range may read as anything afterwards. Without it the
-	// flag changes nothing, and the range reads as zeroes.
+	// flag changes nothing, and the range reads as zeroes. A store that wraps
+	// another one, and passes flags on, says what that one says; or it says no, and
+	// has to take [Discard] out of the flags, which that one would heed.
 	CanDiscard bool
 	// CanExtents: Extents knows more than "all data".
 	CanExtents bool
@@ -43,16 +45,22 @@ type Info struct {
 	// say. At most [MaxIdentity] bytes of printable ASCII without spaces. Empty
 	// where the location is all there is, as for a file. Records about the disk
 	// are kept under it.
+	//
+	// After a crash flexnbd compares the whole Info of the disk that the new process
+	// has opened with that of the old one's, but for CanPunch, CanFast, CanDiscard and
+	// CanExtents, and refuses another. So what must not change under clients belongs
+	// in here: of a remote image its version, such as an ETag or a hash of it.
 	Identity string
 
 	// Survives says what a new process that opens this disk still finds of
-	// what a crashed one had acknowledged.
+	// what a crashed one had acknowledged. A store that never writes says
+	// [SurvivesAcknowledged]: nothing can be lost, and it is restarted.
 	Survives Survival
 
 	// Replayable: once a process is dead, none of its writes can still land.
 	// True for local files and devices, false for most network stores, where
-	// a packet may be on its way. Only then may requests that were in flight
-	// at a crash be repeated.
+	// a packet may be on its way, and true for a store that never writes. Only
+	// then may writes that were in flight at a crash be repeated.
 	Replayable bool
 }
 
@@ -69,10 +77,13 @@ type Unaligned uint8
 
 const (
 	// HandlesUnaligned: the store does any read-modify-write by itself, and
-	// does it so that two requests for one block do not undo each other.
+	// does it so that two requests for one block do not undo each other, and that
+	// the bytes around what is written do not change for those who read them.
 	HandlesUnaligned Unaligned = iota
 	// RefusesUnaligned: the store takes only multiples of MinBlock. The SDK
-	// puts package align in front of it.
+	// puts package align in front of it, which does all of that: the store sees no
+	// read of a block beside a write that puts back a part of it. It may store a
+	// block otherwise each time, and need not write it in one step.
 	RefusesUnaligned
 )
 

@@ -26,8 +26,10 @@ import (
 // The core does not sync there, so that errors which the kernel tells once are left
 // for the Store's own sync.
 //
-// A store that wraps a Lender lends only if it has a Lend of its own; it then sees
-// no read and no plain write any more.
+// A store that wraps a Lender lends only if it has the method Lend too; it then sees
+// no read and no plain write any more. To embed a Lender, an *fdstore.Store say, is to
+// have it: the core then goes past whatever the wrapper does to the bytes. So wrap it
+// as a field, or embed it as a [Store].
 //
 // A loan outlives the process that gave it, until the disk has been opened in
 // another: with a lease ([Leaser]), leave the bytes alone until that is done.

@@ -392,6 +392,12 @@ var breakages = []struct {
 	{"ConcurrentNeighboursDoNotDisturbEachOther", "reads, modifies and writes blocks without a lock", func() *broken {
 		return &broken{write: unlockedReadModifyWrite()}
 	}},
+	{"NeighboursOfASmallWriteDoNotChange", "has blocks that are rubbish while they are written back", func() *broken {
+		return rubbishWhileWrittenBack(0xdb)
+	}},
+	{"NeighboursOfASmallWriteDoNotChange", "has blocks that are holes while they are written back", func() *broken {
+		return rubbishWhileWrittenBack(0)
+	}},
 	{"OverlappingWritesLeaveBytesOfOne", "adds up what is written at the same time", func() *broken {
 		var mu sync.Mutex
 		seen := map[byte]bool{}
@@ -437,6 +443,42 @@ func unlockedReadModifyWrite() func(mem, ctxt, []byte, int64, flags) error {
 		copy(block[off-start:], p)
 		return s.WriteAt(ctx, block, start, f)
 	}
+}
+
+// rubbishWhileWrittenBack does read-modify-write as it should be done, but leaves the
+// block full of rubbish for long enough that a read can see it.
+func rubbishWhileWrittenBack(rubbish byte) *broken {
+	var mu sync.Mutex
+	read := make(chan struct{})
+	return &broken{
+		write: func(s mem, ctx ctxt, p []byte, off int64, f flags) error {
+			mu.Lock()
+			defer mu.Unlock()
+			start, end := off&^4095, min(roundUp(off+int64(len(p)), 4096), s.Info().Size)
+			block := make([]byte, end-start)
+			if err := s.ReadAt(ctx, block, start); err != nil {
+				return err
+			}
+			if err := s.WriteAt(ctx, bytes.Repeat([]byte{rubbish}, len(block)), start, 0); err != nil {
+				return err
+			}
+			for range 4 { // the first of them may have begun before
+				select {
+				case <-read:
+				case <-time.After(10 * time.Millisecond): // nobody reads
+				}
+			}
+			copy(block[off-start:], p)
+			return s.WriteAt(ctx, block, start, f)
+		},
+		read: func(s mem, ctx ctxt, p []byte, off int64) error {
+			err := s.ReadAt(ctx, p, off)
+			select {
+			case read <- struct{}{}:
+			default:
+			}
+			return err
+		}}
 }
 
 // perform checks one clause, apart from the real test, and returns what failed.

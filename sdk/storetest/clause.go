@@ -82,6 +82,7 @@ var clauses = []clause{
 
 	{"RandomOperationsMatchAModel", "all of it together: reads return what was written or punched last", writable, randomOperationsMatchAModel},
 	{"ConcurrentNeighboursDoNotDisturbEachOther", "concurrency: every method but Close may be called from many goroutines at once", writable, concurrentNeighbours},
+	{"NeighboursOfASmallWriteDoNotChange", "concurrency: bytes that nobody writes do not change, not even for a read beside a write to the rest of their block", handlesUnaligned, neighboursOfASmallWrite},
 	{"OverlappingWritesLeaveBytesOfOne", "concurrency: two overlapping writes may land in either order, or mixed block by block", writable, overlappingWrites},
 
 	{"ReadOnlyDiskRefusesChanges", "Info.ReadOnly: WriteAt and PunchHole fail with ErrReadOnly", readOnly, readOnlyDiskRefusesChanges},

@@ -114,6 +114,76 @@ func concurrentNeighbours(t testing.TB, b *bench) {
 	d.compareAll("after concurrent writes side by side")
 }
 
+// neighboursOfASmallWrite writes a few bytes in the middle of block after block, again
+// and again, while others read the bytes on either side: first in holes, then in data.
+func neighboursOfASmallWrite(t testing.TB, b *bench) {
+	d := b.open(t, b.usual())
+	block := int64(max(d.info.MinBlock, 4096))
+	blocks := min(int64(len(d.model))/block, 16)
+	for _, ground := range []string{"a hole", "data"} {
+		for off := int64(0); off < blocks*block; off += block {
+			d.writeBesideReaders(span{off, block}, span{off + block/2 - 50, 100}, ground)
+			if t.Failed() {
+				return
+			}
+		}
+		d.compareAll("after small writes in " + ground)
+		d.fill()
+	}
+}
+
+// writeBesideReaders writes to small, a part of block, while two readers compare what
+// is on either side of it.
+func (d *disk) writeBesideReaders(block, small span, ground string) {
+	d.t.Helper()
+	const writes, reads = 4, 8 // at least
+	ctx := context.Background()
+	contents := [writes][]byte{}
+	for i := range contents {
+		contents[i] = d.noise(small.length)
+	}
+	written := make(chan struct{})
+	reading := make(chan struct{}, 2) // one for each reader that has begun
+	beside := []span{{block.off, small.off - block.off}, {small.end(), block.end() - small.end()}}
+	parallel(d.t, 3, func(i int) error {
+		if i == len(beside) { // the writer
+			defer close(written)
+			<-reading
+			<-reading
+			for _, p := range contents {
+				if err := d.WriteAt(ctx, p, small.off, 0); err != nil {
+					return fmt.Errorf("WriteAt of %d bytes at %d: %w", small.length, small.off, err)
+				}
+			}
+			return nil
+		}
+		s := beside[i]
+		got, want := make([]byte, s.length), d.model[s.off:s.end()]
+		for n := 0; ; n++ {
+			select {
+			case <-written:
+				if n >= reads {
+					return nil
+				}
+			default:
+			}
+			err := d.ReadAt(ctx, got, s.off)
+			if n == 0 {
+				reading <- struct{}{}
+			}
+			if err != nil {
+				return fmt.Errorf("ReadAt of %d bytes at %d, beside writes of %d bytes at %d: %w", s.length, s.off, small.length, small.off, err)
+			}
+			if !bytes.Equal(got, want) {
+				at := firstDifference(got, want)
+				return fmt.Errorf("byte %d reads as %#02x, want %#02x: nobody writes it, but the %d bytes at %d are being written in the same block of %s",
+					s.off+int64(at), got[at], want[at], small.length, small.off, ground)
+			}
+		}
+	})
+	copy(d.model[small.off:], contents[writes-1])
+}
+
 // overlappingWrites lets several goroutines write one range while others read
 // it. Every byte must at all times be one that was stored at its place.
 func overlappingWrites(t testing.TB, b *bench) {

@@ -29,7 +29,8 @@ type Disk struct {
 	Options option.Values
 	// Lease is nil at first. After a crash of the backend's process it is what
 	// the crashed one's Store gave (see [store.Leaser]): the backend uses it and
-	// does not open Location again. It belongs to the backend from then on.
+	// does not open Location again. It belongs to the backend from then on; should
+	// Open fail, it is closed if it is not yet.
 	Lease *os.File
 	// Lanes is the host's: the lanes that its data may take, best first, of
 	// [LaneFile], [LaneRing] and [LaneRPC]. None means LaneRPC alone. A backend never sees it.
@@ -96,6 +97,9 @@ func (b *backendServer) Open(ctx context.Context, r *backendv1.OpenRequest) (*ba
 	}
 	s, err := b.open(ctx, Disk{Location: string(r.GetLocation()), ReadOnly: r.GetReadOnly(), Options: r.GetOptions(), Lease: lease})
 	if err != nil {
+		if lease != nil {
+			_ = lease.Close() // or the lock outlives the failure; whoever took it may have closed it
+		}
 		return &backendv1.OpenResponse{Error: errorToProto(err)}, nil
 	}
 	if err := ctx.Err(); err != nil { // nobody is left to close it
