@@ -25,7 +25,7 @@ CC_FOUND := $(shell command -v $(firstword $(shell $(GO) env CC)) 2>/dev/null)
 RACE      = $(if $(CC_FOUND),-race,)
 
 .DEFAULT_GOAL := build
-.PHONY: build test vet demo lint lint-arrows fmt-check man-check fuzz bench bench-compare soak \
+.PHONY: build test test-examples vet demo lint lint-arrows fmt-check man-check fuzz bench bench-compare soak \
 	proto proto-check changelog changelog-check dist dist-sdk install uninstall clean help
 
 build: ## bin/flexnbd and the separate plugin binaries (the default)
@@ -34,13 +34,16 @@ build: ## bin/flexnbd and the separate plugin binaries (the default)
 
 vet:
 	$(GO) vet ./...
-	$(GO) vet -tags debug,failpoints ./...
+	$(GO) vet -tags debug,failpoints,examples ./...
 
 test: build vet ## all tests, with the race detector where there is a C compiler
 ifeq ($(RACE),)
 	@echo 'make test: no C compiler ($(shell $(GO) env CC)) found: running WITHOUT the race detector' >&2
 endif
 	GO='$(GO)' tools/test.sh $(RACE)
+
+test-examples: ## build and test examples/ as third parties would, with the SDK as it is shipped
+	$(GO) test -tags examples -run TestExamples -count 1 -timeout 10m ./test/e2e
 
 demo: build ## serve an image, write and read it, show status and processes
 	./test/demo.sh
@@ -75,7 +78,7 @@ bench-compare: bin/tools/benchstat ## Go benchmarks (in PKG, COUNT times) of thi
 
 soak: build ## the long tests, until they end
 	$(GO) test -tags soak -run Soak -timeout 0 -count 1 -v ./test/...
-	FLEXNBD_E2E_RACE=1 CGO_ENABLED=1 $(GO) test -race -timeout 0 -count 1 ./test/e2e ./test/crash
+	FLEXNBD_E2E_RACE=1 CGO_ENABLED=1 $(GO) test -race -timeout 0 -count 1 ./test/e2e ./test/crash ./test/conformance ./test/python-plugin ./core/check
 
 proto: bin/tools/protoc-gen-go bin/tools/protoc-gen-go-grpc ## generate the Go code of the .proto files (needs protoc)
 	tools/proto.sh write

@@ -11,15 +11,14 @@ go=${GO:-go}
 
 said=$(mktemp)
 trap 'rm -f "$said"' EXIT
-"$go" test -p 1 -timeout 5m ./test/e2e ./test/crash ./test/python-plugin ./core/check >"$said" 2>&1 &
+"$go" test -p 1 -timeout 5m ./test/e2e ./test/crash ./test/conformance ./test/python-plugin ./core/check >"$said" 2>&1 &
 drivers=$!
 mapfile -t rest < <("$go" list ./... | grep -vE '(/test/(e2e|crash|conformance|python-plugin)|/core/check)$')
 status=0
 if [ -n "${1:-}" ]; then
 	export CGO_ENABLED=1
 fi
-# What takes longest begins first.
-"$go" test ${1:+"$1"} -timeout 5m ./test/conformance "${rest[@]}" || status=$?
+"$go" test ${1:+"$1"} -timeout 5m "${rest[@]}" || status=$?
 wait "$drivers" || status=$?
 cat "$said"
 "$go" test -tags failpoints ./core/failpoint || status=$?

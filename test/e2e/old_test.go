@@ -34,7 +34,6 @@ func TestOldPlugins(t *testing.T) {
 			t.Parallel()
 			dir := buildOld(t, version, variables)
 			for name, arguments := range map[string][]string{
-				"lent":      {"backend-old"},
 				"not lent":  {"backend-old,lend=no"},
 				"transport": {"transport-old"},
 			} {
