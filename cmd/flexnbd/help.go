@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/flexnbd/flexnbd/core/host"
+	"github.com/flexnbd/flexnbd/sdk/wire"
 )
 
 type helpCommand struct {
@@ -43,11 +46,15 @@ func (c *helpCommand) backend() error {
 	if err != nil {
 		return err
 	}
-	argument := c.Backend
-	if !strings.Contains(argument, "/") {
-		argument = "backend-" + argument
+	spec, err := host.ParseSpec(wire.KindBackend, c.Backend)
+	if err != nil {
+		return usageError{err}
 	}
-	facts, err := view.facts(finder, argument)
+	program, err := finder.Find(spec)
+	if err != nil {
+		return usageError{err}
+	}
+	facts, err := view.facts(host.Found{Kind: program.Kind, Name: program.Name, Path: program.Path, Program: program})
 	if err != nil {
 		return err
 	}

@@ -153,5 +153,9 @@ func (a *app) activeVerb() string {
 	if a.parser.Active == nil {
 		return ""
 	}
-	return " " + a.parser.Active.Name
+	words := ""
+	for verb := a.parser.Active; verb != nil; verb = verb.Active {
+		words += " " + verb.Name
+	}
+	return words
 }

@@ -119,11 +119,12 @@ func pick(f *host.Finder, argument string) (host.Found, error) {
 	if strings.Contains(argument, "/") {
 		return pickPath(argument)
 	}
+	argument, stock := strings.CutPrefix(argument, "builtin:")
 	list, _ := f.List()
 	var hits []host.Found
 	var names []string
 	for _, p := range list {
-		if p.ShadowedBy != "" {
+		if p.ShadowedBy != "" && !stock || stock && p.Path != "builtin" {
 			continue
 		}
 		full := p.Kind.String() + "-" + p.Name

@@ -57,6 +57,9 @@ func (c *pluginBundleCommand) Execute(args []string) error {
 		return err
 	}
 	m := c.manifest(d)
+	if err := m.Check(); err != nil {
+		return usageError{err}
+	}
 	path, err := c.make(m, files)
 	if err != nil {
 		return err
@@ -119,6 +122,9 @@ func (c *pluginBundleCommand) make(m bundle.Manifest, files map[string]string) (
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
 	path = filepath.Join(c.Output, bundle.FileName(m))
+	if err := os.MkdirAll(c.Output, 0o755); err != nil {
+		return "", err
+	}
 	out, err := os.CreateTemp(c.Output, ".bundle-")
 	if err != nil {
 		return "", err

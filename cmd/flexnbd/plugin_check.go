@@ -16,6 +16,7 @@ import (
 
 	"github.com/flexnbd/flexnbd/core/check"
 	"github.com/flexnbd/flexnbd/core/host"
+	"github.com/flexnbd/flexnbd/core/logging"
 	"github.com/flexnbd/flexnbd/sdk/option"
 	"github.com/flexnbd/flexnbd/sdk/transport"
 	"github.com/flexnbd/flexnbd/sdk/wire"
@@ -121,7 +122,10 @@ func (c *pluginCheckCommand) config() (config check.Config, err error) {
 	config = check.Config{
 		Program: p.Program, Location: c.File, Options: spec.Options,
 		Address: transport.Address{Addr: c.Addr, Port: uint16(c.Port)},
-		Seed:    c.Seed, Log: c.app.logger("main"),
+		Seed:    c.Seed,
+	}
+	if *c.app.global.verbosity == logging.Verbose {
+		config.Log = c.app.logger("main")
 	}
 	if config.Location == "" {
 		config.Location = "{dir}/disk"
@@ -132,7 +136,7 @@ func (c *pluginCheckCommand) config() (config check.Config, err error) {
 	if c.SizeUnit != "" {
 		unit, ok := option.ParseSize(c.SizeUnit)
 		if !ok || unit < 1 || unit > 64<<10 {
-			return config, usagef("--size-unit %s: want 1 to 64K bytes", c.SizeUnit)
+			return config, usagef("--size-unit %s: want 1 to 64K bytes, such as 512 or 4K", c.SizeUnit)
 		}
 		config.SizeUnit = unit
 	}

@@ -53,7 +53,11 @@ func (c *pluginInfoCommand) Execute(args []string) error {
 	if err != nil {
 		return err
 	}
-	facts, err := c.facts(finder, c.Args.Plugin)
+	p, err := pick(finder, c.Args.Plugin)
+	if err != nil {
+		return err
+	}
+	facts, err := c.facts(p)
 	if err != nil {
 		return err
 	}
@@ -61,11 +65,7 @@ func (c *pluginInfoCommand) Execute(args []string) error {
 }
 
 // facts are what a plugin and its manifest say.
-func (v *pluginView) facts(finder *host.Finder, argument string) (facts pluginFacts, err error) {
-	p, err := pick(finder, argument)
-	if err != nil {
-		return facts, err
-	}
+func (v *pluginView) facts(p host.Found) (facts pluginFacts, err error) {
 	if p.Problem != nil {
 		return facts, p.Problem
 	}

@@ -19,7 +19,8 @@ type plugins struct {
 	Problems []string      `json:"problems,omitempty"` // of folders
 }
 
-// pluginEntry is one plugin in it. State is "ok", "shadowed" or "broken".
+// pluginEntry is one plugin in it. State is "ok", "shadowed",
+// "broken", or "waiting" for one under a debugger.
 type pluginEntry struct {
 	Kind       string `json:"kind"`
 	Name       string `json:"name"`
@@ -61,6 +62,10 @@ func (c *pluginListCommand) Execute(args []string) error {
 // entry starts a plugin to see whether it can be, and which version it is.
 func entry(ctx context.Context, h *host.Host, p host.Found) pluginEntry {
 	e := pluginEntry{Kind: p.Kind.String(), Name: p.Name, Path: p.Path, State: "ok", ShadowedBy: p.ShadowedBy}
+	if p.Program.Waits() {
+		e.State = "waiting" // for one start, which is not to be this one
+		return e
+	}
 	problem := p.Problem
 	if problem == nil {
 		d, err := meet(ctx, h, p.Program)

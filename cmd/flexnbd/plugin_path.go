@@ -15,7 +15,7 @@ type pluginPathCommand struct{ pluginView }
 // searched is what `plugin path --json` prints.
 type searched struct {
 	// Install is where `plugin install` puts plugins.
-	Install string   `json:"install"`
+	Install string   `json:"install,omitempty"`
 	Search  []folder `json:"search"`
 }
 
@@ -36,8 +36,8 @@ func (c *pluginPathCommand) Execute(args []string) error {
 	out := searched{Search: []folder{}}
 	if len(c.PluginDir) > 0 {
 		out.Install = finder.Dirs[0]
-	} else if out.Install, err = host.InstallDir(os.Getenv, os.Geteuid()); err != nil {
-		return err
+	} else {
+		out.Install, _ = host.InstallDir(os.Getenv, os.Geteuid()) // nowhere, for a user without a home
 	}
 	for _, dir := range finder.Dirs {
 		st, err := os.Stat(dir)

@@ -34,10 +34,14 @@ func (c *pluginUninstallCommand) Execute(args []string) error {
 	if err := removable(p); err != nil {
 		return err
 	}
+	facts := installed{Kind: p.Kind.String(), Name: p.Name, Path: p.Path}
+	if b, err := bundle.Open(p.Path); err == nil {
+		facts.Version = b.Manifest.Version
+		_ = b.Close()
+	}
 	if err := bundle.Uninstall(filepath.Dir(p.Path), p.Kind, p.Name); err != nil {
 		return err
 	}
-	facts := installed{Kind: p.Kind.String(), Name: p.Name, Path: p.Path}
 	return c.show(facts, func(w *tabwriter.Writer) {
 		_, _ = fmt.Fprintf(w, "uninstalled %s %s from %s\n", p.Kind, p.Name, filepath.Dir(p.Path))
 	})

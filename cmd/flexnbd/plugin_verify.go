@@ -20,7 +20,8 @@ type pluginVerifyCommand struct {
 }
 
 // verified is one plugin in what `plugin verify --json` prints. State is "ok", "broken",
-// or "unsigned" for one that is in no bundle and so has no checksums.
+// "builtin", or "unchecked" for one that is in no
+// bundle and so has no checksums.
 type verified struct {
 	Kind    string `json:"kind"`
 	Name    string `json:"name"`
@@ -89,9 +90,10 @@ func verify(ctx context.Context, h *host.Host, p host.Found) verified {
 	switch {
 	case dir != "":
 		err = verifyBundle(ctx, h, p, dir)
-	case p.Path == "builtin":
+	case p.Path == "builtin", p.Program.Waits():
+		v.State = p.Path
 	case err == nil:
-		v.State, v.Problem = "unsigned", "it is in no bundle, so there is nothing to compare it with"
+		v.State, v.Problem = "unchecked", "it is in no bundle, so there is nothing to compare it with"
 	}
 	if err != nil {
 		v.State, v.Problem = "broken", err.Error()

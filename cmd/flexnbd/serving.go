@@ -60,6 +60,14 @@ type serving struct {
 // startTimeout bounds everything up to the point where clients can connect.
 const startTimeout = 60 * time.Second
 
+// patience is that, and a day where somebody may look at a plugin in a debugger.
+func (s *serving) patience() time.Duration {
+	if s.backend.Waits() || s.transport.Waits() {
+		return 24 * time.Hour
+	}
+	return startTimeout
+}
+
 // run starts everything, serves, and takes everything down again in the reverse
 // order, whatever happened in between.
 func (s *serving) run() (err error) {
@@ -94,9 +102,12 @@ func (s *serving) run() (err error) {
 
 // open opens the disk, which takes its lock, and then looks whose it is.
 func (s *serving) open(ctx context.Context) (plan plan, err error) {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.patience())
 	defer cancel()
 	s.store, err = s.host.OpenDisk(ctx, s.backend, s.disk)
+	if wrong := (wire.OptionError{}); errors.As(err, &wrong) {
+		return planNothing, usagef("%w; 'flexnbd help --backend %s' shows its options", err, s.backend.Asked())
+	}
 	if err != nil {
 		return planNothing, s.orDeparted(err)
 	}
@@ -148,7 +159,7 @@ func (s *serving) start(ctx context.Context, plan plan) error {
 // begin listens, then opens the control socket, which tells whoever waits for it
 // that the server is ready. A disk that is yet to come is recorded before.
 func (s *serving) begin(ctx context.Context, plan plan) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.patience())
 	defer cancel()
 	if plan == planListen {
 		if err := s.expect(); err != nil {

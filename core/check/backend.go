@@ -56,6 +56,7 @@ func (r *run) opens(ctx context.Context) bool {
 			}
 			switch info := d.Info(); {
 			case r.place.fresh():
+				r.learn(ctx, info)
 			case info.ReadOnly:
 				err = errors.New("the disk is read-only, although it was not opened so; name one that may be overwritten")
 			case info.Size < leastSize:
@@ -66,6 +67,26 @@ func (r *run) opens(ctx context.Context) bool {
 			return "", errors.Join(err, d.Close(), remove())
 		},
 	}, true)
+}
+
+// mostOverhead is the most that a backend may keep for itself of a fresh disk, in bytes.
+const mostOverhead = leastSize / 2
+
+// learn finds out from a fresh disk of leastSize how large others have to be made, and
+// whether a backend that works in blocks has disks of whole blocks alone.
+func (r *run) learn(ctx context.Context, info store.Info) {
+	if missing := leastSize - info.Size; 0 < missing && missing <= mostOverhead {
+		r.place.overhead = missing
+	}
+	if r.SizeUnit != 0 || info.MinBlock <= 1 {
+		return
+	}
+	d, remove, err := r.open(ctx, leastSize+1, wire.LaneRPC, false)
+	if err != nil {
+		r.SizeUnit = int64(info.MinBlock)
+		return
+	}
+	_ = errors.Join(d.Close(), remove()) // the clauses find out what is wrong with it
 }
 
 // open opens a disk in a process of its own, as a server does.

@@ -16,6 +16,7 @@ import (
 type place struct {
 	location string
 	options  map[string]string
+	overhead int64 // how many bytes more than the disk's a fresh one takes, for a header say
 }
 
 // Words that are replaced.
@@ -39,6 +40,7 @@ func (p *place) has(word string) bool {
 // disk names a disk of size bytes, which it makes if it has to. remove clears away what
 // it made.
 func (p *place) disk(size int64) (disk wire.Disk, remove func() error, err error) {
+	size += p.overhead
 	dir := ""
 	remove = func() error { return nil }
 	if p.has(dirWord) {

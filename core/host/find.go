@@ -42,6 +42,18 @@ type Program struct {
 	args []string
 }
 
+// Asked is what --backend or --transport names it by.
+func (p Program) Asked() string {
+	if filepath.IsAbs(p.Path) && p.Bundle == "" {
+		return p.Path
+	}
+	return p.Name
+}
+
+// Waits says whether the plugin is one that waits under a debugger, where everything
+// takes as long as somebody looks at it.
+func (p Program) Waits() bool { return p.debugged }
+
 // selfExe is this very binary. Its path may name another version by now, after
 // an upgrade.
 const selfExe = "/proc/self/exe"

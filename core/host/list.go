@@ -16,7 +16,8 @@ import (
 type Found struct {
 	Kind wire.Kind
 	Name string
-	// Path is that of the file or of the bundle's folder, or "builtin".
+	// Path is that of the file or of the bundle's folder, "builtin", or "waiting" for
+	// one that waits under a debugger.
 	Path string
 	// ShadowedBy is the path of the plugin that is taken instead of this one, because
 	// it is found first. Empty: this is the one.
@@ -41,6 +42,12 @@ func (f *Finder) List() (list []Found, problems []error) {
 				list = append(list, found)
 			}
 		}
+	}
+	for _, s := range f.Waiting {
+		list = slices.Insert(list, 0, Found{
+			Kind: s.Kind, Name: s.Name, Path: "waiting",
+			Program: Program{Kind: s.Kind, Name: s.Name, Path: "waiting", debugged: true, exe: selfExe, args: s.Args},
+		})
 	}
 	for _, s := range f.Stock {
 		list = append(list, Found{

@@ -27,6 +27,9 @@ func traced() bool { return slices.Contains(strings.Split(os.Getenv(EnvDebug), "
 // variable wants to see them. Payloads are left out but for their length.
 func trace(log hclog.Logger, program Program) []grpc.DialOption {
 	show := func(method string, begin time.Time, asked, answered any, err error) {
+		if strings.HasPrefix(method, "/plugin.") {
+			return // go-plugin's own
+		}
 		facts := []any{"plugin", program.Kind.String() + "-" + program.Name, "call", method[strings.LastIndexByte(method, '/')+1:], "asked", summary(asked)}
 		if err != nil {
 			facts = append(facts, "error", err)

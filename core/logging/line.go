@@ -3,6 +3,7 @@
 package logging
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -112,12 +113,14 @@ func (l *logger) takeKey(h *head, key string, value any) bool {
 	return false
 }
 
-// positive reads a process id, which is a float64 after a trip through JSON.
+// positive reads a process id, which is a number of JSON after a trip through that.
 func positive(value any) (int, bool) {
 	var n int64
 	switch v := value.(type) {
 	case int:
 		n = int64(v)
+	case json.Number:
+		n, _ = v.Int64() // 0, which is none, if it is no whole number
 	case float64:
 		n = int64(v)
 		if float64(n) != v {

@@ -129,8 +129,8 @@ func TestHclogPluginLineComesThrough(t *testing.T) {
 		Name: "backend", Output: &stderr, JSONFormat: true, IncludeLocation: true,
 	}).With(logging.PluginPID, 4711)
 	line := here() + 1
-	plugin.Warn("slow disk", "ms", 20)
-	want := fmt.Sprintf("W:4711 plugin relay_test.go:%d: slow disk ms=20\n", line)
+	plugin.Warn("slow disk", "size", 67108864, "ms", 20)
+	want := fmt.Sprintf("W:4711 plugin relay_test.go:%d: slow disk ms=20 size=67108864\n", line)
 	if have := relay(t, stderr.String()); have != want {
 		t.Errorf("have %q\nwant %q", have, want)
 	}

@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/go-hclog"
@@ -69,7 +71,9 @@ func relayJSON(l hclog.Logger, line []byte) bool {
 		return false
 	}
 	var fields map[string]any
-	if err := json.Unmarshal(line, &fields); err != nil {
+	in := json.NewDecoder(bytes.NewReader(line))
+	in.UseNumber() // 67108864 is not to become 6.7108864e+07
+	if err := in.Decode(&fields); err != nil || in.More() {
 		return false
 	}
 	msg, ok := fields["@message"].(string)
@@ -82,11 +86,11 @@ func relayJSON(l hclog.Logger, line []byte) bool {
 		level = hclog.Warn
 	}
 	pairs := make([]any, 0, 2*len(fields))
-	for key, value := range fields {
+	for _, key := range slices.Sorted(maps.Keys(fields)) {
 		switch key {
 		case "@message", "@level", "@timestamp":
 		default:
-			pairs = append(pairs, key, value)
+			pairs = append(pairs, key, fields[key])
 		}
 	}
 	l.Log(level, msg, pairs...)

@@ -57,10 +57,16 @@ func (d Description) ParseOptions(given map[string]string) (option.Values, error
 	}
 	values, err := d.Options.Parse(given)
 	if err != nil {
-		return nil, fmt.Errorf("%w (%w)", err, store.ErrInvalid)
+		return nil, OptionError{err}
 	}
 	return values, nil
 }
+
+// OptionError says which option is wrong, and what there is. It is an EINVAL.
+type OptionError struct{ error }
+
+// Unwrap makes it one.
+func (e OptionError) Unwrap() []error { return []error{e.error, store.ErrInvalid} }
 
 func validVersion(version string) bool { return printable(version, 64) }
 
