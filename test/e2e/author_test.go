@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -45,6 +46,19 @@ func goWith(proxy, cache string) ([]string, error) {
 		"GOWORK=off",
 		"CGO_ENABLED=0",
 	}, nil
+}
+
+// scriptQuote finds the block of code after the line that says `FILE`.
+func scriptQuote(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 1, "quote FILE")
+	page, err := os.ReadFile("../../PLUGINS.md")
+	ts.Check(err)
+	_, rest, named := strings.Cut(string(page), "`"+filepath.Base(args[0])+"`:\n\n```go\n")
+	code, _, ended := strings.Cut(rest, "\n```\n")
+	if !named || !ended {
+		ts.Fatalf("PLUGINS.md does not show %s", args[0])
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(code+"\n"), 0o644))
 }
 
 func scriptAuthor(ts *testscript.TestScript, neg bool, args []string) {

@@ -34,6 +34,8 @@ import (
 //	author
 //	    makes the script's `go` that of a third party, who has nothing of this
 //	    tree but the SDK, from a module proxy as `make dist` makes it
+//	quote FILE
+//	    makes FILE of the code that PLUGINS.md shows under that name
 //	stop NAME
 //	    ends that server with SIGTERM; it has to exit with 0, as it has to at
 //	    the end of the script when it has not been stopped
@@ -65,6 +67,7 @@ func TestScripts(t *testing.T) {
 			"serve":   scriptStart("serve"),
 			"listen":  scriptStart("listen"),
 			"author":  scriptAuthor,
+			"quote":   scriptQuote,
 			"stop":    scriptStop,
 			"gone":    scriptGone,
 			"size":    scriptSize,
