@@ -239,7 +239,8 @@ type OpenRequest struct {
 	// a path need not be UTF-8.
 	Location []byte `protobuf:"bytes,1,opt,name=location,proto3" json:"location,omitempty"`
 	ReadOnly bool   `protobuf:"varint,2,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
-	// key=value options of --backend.
+	// key=value options of --backend. Those that Describe declared come complete, with the
+	// defaults, and each in one spelling: a size in bytes, a bool as true or false.
 	Options map[string]string `protobuf:"bytes,3,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The lanes that the host can use, best first: "file", "ring", "rpc". None means "rpc"
 	// alone. Mostly "rpc" is among them. Where it is not, a plugin that can do none of
@@ -322,7 +323,7 @@ func (x *OpenRequest) GetLease() uint64 {
 type OpenResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Error *v1.Error              `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`
-	// Names the disk in later calls.
+	// Names the disk in later calls: any number that no other open disk has.
 	Disk uint64 `protobuf:"varint,2,opt,name=disk,proto3" json:"disk,omitempty"`
 	Info *Info  `protobuf:"bytes,3,opt,name=info,proto3" json:"info,omitempty"`
 	// The first of the lanes offered that the plugin can do.
@@ -411,7 +412,7 @@ func (x *OpenResponse) GetLoan() uint64 {
 	return 0
 }
 
-// Info mirrors store.Info.
+// Info mirrors store.Info; docs/plugin-protocol.md has what each field means.
 type Info struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Size             int64                  `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
@@ -793,7 +794,8 @@ type PunchHoleRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Disk   uint64                 `protobuf:"varint,1,opt,name=disk,proto3" json:"disk,omitempty"`
 	Offset int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
-	Length int64                  `protobuf:"varint,3,opt,name=length,proto3" json:"length,omitempty"`
+	// In bytes; up to the whole disk.
+	Length int64 `protobuf:"varint,3,opt,name=length,proto3" json:"length,omitempty"`
 	// Bits of store.Flags: 1 FUA, 2 keep allocated, 4 fast, 8 discard.
 	Flags         uint32 `protobuf:"varint,4,opt,name=flags,proto3" json:"flags,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -903,10 +905,11 @@ func (x *PunchHoleResponse) GetError() *v1.Error {
 }
 
 type ExtentsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Disk          uint64                 `protobuf:"varint,1,opt,name=disk,proto3" json:"disk,omitempty"`
-	Offset        int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
-	Length        int64                  `protobuf:"varint,3,opt,name=length,proto3" json:"length,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Disk   uint64                 `protobuf:"varint,1,opt,name=disk,proto3" json:"disk,omitempty"`
+	Offset int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	// In bytes; more than 0.
+	Length        int64 `protobuf:"varint,3,opt,name=length,proto3" json:"length,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

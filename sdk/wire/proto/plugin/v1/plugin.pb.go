@@ -345,7 +345,8 @@ type Error struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A Linux errno (asm-generic numbers), never 0.
 	Errno int32 `protobuf:"varint,1,opt,name=errno,proto3" json:"errno,omitempty"`
-	// For people: what went wrong, with which object. At most 4096 bytes.
+	// For people: what went wrong, with which object. At most 4096 bytes. The host puts
+	// the plugin's name in front.
 	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
