@@ -3,12 +3,16 @@
 package sdk
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 
 	"github.com/flexnbd/flexnbd/sdk/wire"
 )
@@ -28,6 +32,10 @@ func awaitHost(d wire.Description, out io.Writer) (*os.File, error) {
 		return nil, err
 	}
 	defer func() { _ = listener.Close() }()
+	// Ctrl-C is how most waits end, and nothing is to be left behind.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	defer context.AfterFunc(ctx, func() { _ = listener.Close() })()
 	plugin := d.Kind.String() + "-" + d.Name
 	value, err := json.Marshal(map[string]string{plugin: socket})
 	if err != nil {
@@ -39,6 +47,9 @@ func awaitHost(d wire.Description, out io.Writer) (*os.File, error) {
 		return nil, err
 	}
 	file, channel, err := wire.AwaitAttach(listener)
+	if ctx.Err() != nil {
+		return nil, errors.New("nobody came")
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -62,7 +62,7 @@ func (c *helpCommand) backend() error {
 		_, _ = fmt.Fprintf(w, "--backend %s[,OPTION=VALUE...]\n\n", facts.Name)
 		_ = w.Flush()
 		if len(facts.Options) == 0 {
-			_, _ = fmt.Fprintln(w, "It has no options.")
+			_, _ = fmt.Fprintln(w, facts.withoutOptions())
 			return
 		}
 		writeOptions(w, facts.Options)

@@ -92,8 +92,12 @@ func meet(ctx context.Context, h *host.Host, program host.Program) (d wire.Descr
 	if err := p.Stop(ctx); err != nil {
 		return d, err
 	}
-	if d.Name != program.Name {
-		return d, fmt.Errorf("it calls itself %s %q, and is found as %q: rename its file or folder to flexnbd-%s-%s", d.Kind, d.Name, program.Name, d.Kind, d.Name)
+	_, name, ok := host.NameOf(program.Path)
+	if program.Bundle != "" {
+		name = program.Name
+	}
+	if ok && d.Name != name {
+		return d, fmt.Errorf("it calls itself %s %q, and is found as %q: rename its file or folder to flexnbd-%s-%s", d.Kind, d.Name, name, d.Kind, d.Name)
 	}
 	return d, nil
 }
@@ -158,8 +162,11 @@ func pickPath(path string) (host.Found, error) {
 
 // bundleOf returns the folder of the bundle that a plugin is in, or "".
 func bundleOf(p host.Found) string {
-	if st, err := os.Stat(p.Path); err == nil && st.IsDir() {
-		return p.Path
+	if p.Program.Bundle != "" {
+		return p.Program.Bundle
+	}
+	if st, err := os.Stat(p.Path); filepath.IsAbs(p.Path) && err == nil && st.IsDir() {
+		return p.Path // a broken one
 	}
 	return ""
 }

@@ -6,9 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
+	"syscall"
 	"text/tabwriter"
 
 	"github.com/flexnbd/flexnbd/core/bundle"
@@ -95,6 +98,9 @@ func (c *pluginBundleCommand) files(binary string) (map[string]string, error) {
 		files[filepath.Base(manual)] = manual
 	}
 	for _, path := range c.Add {
+		if other, twice := files[filepath.Base(path)]; twice {
+			return nil, usagef("--add %s: the bundle has a file of this name already, %s", path, other)
+		}
 		files[filepath.Base(path)] = path
 	}
 	return files, nil
@@ -107,6 +113,8 @@ func fileExists(path string) bool {
 
 // make makes the tarball, of which there is all or nothing, and returns its path.
 func (c *pluginBundleCommand) make(m bundle.Manifest, files map[string]string) (path string, err error) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	at, err := bundle.SourceDate(os.Getenv)
 	if err != nil {
 		return "", err
@@ -134,8 +142,21 @@ func (c *pluginBundleCommand) make(m bundle.Manifest, files map[string]string) (
 			_ = os.Remove(out.Name())
 		}
 	}()
-	if err := errors.Join(bundle.Pack(out, b, at), out.Chmod(0o644), out.Close()); err != nil {
+	if err := errors.Join(bundle.Pack(until{ctx, out}, b, at), out.Chmod(0o644), out.Close()); err != nil {
 		return "", err
 	}
 	return path, os.Rename(out.Name(), path)
+}
+
+// until is a writer that fails once ctx has ended.
+type until struct {
+	ctx context.Context
+	io.Writer
+}
+
+func (u until) Write(p []byte) (int, error) {
+	if err := context.Cause(u.ctx); err != nil {
+		return 0, err
+	}
+	return u.Writer.Write(p)
 }

@@ -112,7 +112,14 @@ func (c *pluginCheckCommand) config() (config check.Config, err error) {
 	if err != nil {
 		return config, usageError{err}
 	}
-	p, err := pick(finder, spec.Path+spec.Name)
+	wanted := spec.Path + spec.Name
+	if spec.Stock {
+		wanted = "builtin:" + spec.Name
+	}
+	p, err := pick(finder, wanted)
+	if err == nil && p.Program.Waits() {
+		err = errWaits(p)
+	}
 	if err == nil {
 		err = p.Problem
 	}

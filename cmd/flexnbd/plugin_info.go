@@ -31,7 +31,9 @@ type pluginFacts struct {
 	License    string           `json:"license,omitempty"`
 	SDKVersion string           `json:"sdk_version,omitempty"`
 	Bundle     *bundle.Manifest `json:"bundle,omitempty"`
-	Options    []pluginOption   `json:"options"`
+	// DeclaresOptions is false for a plugin that does not say which options it has.
+	DeclaresOptions bool           `json:"declares_options"`
+	Options         []pluginOption `json:"options"`
 }
 
 // pluginOption is one of its options.
@@ -69,6 +71,9 @@ func (v *pluginView) facts(p host.Found) (facts pluginFacts, err error) {
 	if p.Problem != nil {
 		return facts, p.Problem
 	}
+	if p.Program.Waits() {
+		return facts, errWaits(p)
+	}
 	var d wire.Description
 	if err := v.withHost(func(ctx context.Context, h *host.Host) (err error) {
 		d, err = meet(ctx, h, p.Program)
@@ -79,7 +84,7 @@ func (v *pluginView) facts(p host.Found) (facts pluginFacts, err error) {
 	facts = pluginFacts{
 		Kind: d.Kind.String(), Name: d.Name, Version: d.Version, Path: p.Path,
 		Vendor: d.Vendor, Homepage: d.Homepage, License: d.License, SDKVersion: d.SDKVersion,
-		Options: optionsOf(d.Options),
+		DeclaresOptions: d.DeclaresOptions, Options: optionsOf(d.Options),
 	}
 	if dir := bundleOf(p); dir != "" {
 		b, err := bundle.Open(dir)
@@ -111,11 +116,24 @@ func (f pluginFacts) table(w *tabwriter.Writer) {
 	}
 	_ = w.Flush() // the options' columns are their own
 	if len(f.Options) == 0 {
-		_, _ = fmt.Fprintln(w, "\nIt has no options.")
+		_, _ = fmt.Fprintln(w, "\n"+f.withoutOptions())
 		return
 	}
 	_, _ = fmt.Fprintf(w, "\nOptions, as in --%s %s,%s=...\n\n", f.Kind, f.Name, f.Options[0].Name)
 	writeOptions(w, f.Options)
+}
+
+// withoutOptions says why there is no table of options.
+func (f pluginFacts) withoutOptions() string {
+	if !f.DeclaresOptions {
+		return "It does not say which options it has."
+	}
+	return "It has no options."
+}
+
+// errWaits: a plugin under a debugger is there for one start.
+func errWaits(p host.Found) error {
+	return usagef("%s %s waits under a debugger, for one start, which is not to be this one", p.Kind, p.Name)
 }
 
 // writeOptions writes a table of options.

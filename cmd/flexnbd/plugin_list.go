@@ -47,8 +47,13 @@ func (c *pluginListCommand) Execute(args []string) error {
 	}
 	err = c.withHost(func(ctx context.Context, h *host.Host) error {
 		var wait sync.WaitGroup
+		turns := make(chan struct{}, atOnce)
 		for i, p := range found {
-			wait.Go(func() { out.Plugins[i] = entry(ctx, h, p) })
+			turns <- struct{}{}
+			wait.Go(func() {
+				out.Plugins[i] = entry(ctx, h, p)
+				<-turns
+			})
 		}
 		wait.Wait()
 		return ctx.Err()
@@ -58,6 +63,10 @@ func (c *pluginListCommand) Execute(args []string) error {
 	}
 	return c.show(out, out.table)
 }
+
+// atOnce is how many plugins are started at a time: more would be in each other's way, and
+// with less a few that hang would take a minute.
+const atOnce = 16
 
 // entry starts a plugin to see whether it can be, and which version it is.
 func entry(ctx context.Context, h *host.Host, p host.Found) pluginEntry {

@@ -49,6 +49,8 @@ func (c *pluginUninstallCommand) Execute(args []string) error {
 
 func removable(p host.Found) error {
 	switch {
+	case p.Program.Waits():
+		return usagef("%s %s waits under a debugger; end it there", p.Kind, p.Name)
 	case p.Path == "builtin":
 		return usagef("%s %s is inside the flexnbd binary, and can't be removed", p.Kind, p.Name)
 	case bundleOf(p) == "":

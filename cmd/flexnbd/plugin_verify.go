@@ -20,8 +20,8 @@ type pluginVerifyCommand struct {
 }
 
 // verified is one plugin in what `plugin verify --json` prints. State is "ok", "broken",
-// "builtin", or "unchecked" for one that is in no
-// bundle and so has no checksums.
+// "builtin", "waiting" for one under a
+// debugger, or "unchecked" for one that is in no bundle and so has no checksums.
 type verified struct {
 	Kind    string `json:"kind"`
 	Name    string `json:"name"`
@@ -64,7 +64,9 @@ func (c *pluginVerifyCommand) Execute(args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := c.show(list, func(w *tabwriter.Writer) {
+	if err := c.show(struct {
+		Plugins []verified `json:"plugins"`
+	}{list}, func(w *tabwriter.Writer) {
 		_, _ = fmt.Fprintln(w, "KIND\tNAME\tSTATE\tPATH")
 		for _, v := range list {
 			_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", v.Kind, v.Name, v.State, v.Path)
@@ -88,7 +90,7 @@ func verify(ctx context.Context, h *host.Host, p host.Found) verified {
 	v := verified{Kind: p.Kind.String(), Name: p.Name, Path: p.Path, State: "ok"}
 	dir, err := bundleOf(p), p.Problem
 	switch {
-	case dir != "":
+	case err == nil && dir != "":
 		err = verifyBundle(ctx, h, p, dir)
 	case p.Path == "builtin", p.Program.Waits():
 		v.State = p.Path
@@ -109,9 +111,6 @@ func verifyBundle(ctx context.Context, h *host.Host, p host.Found, dir string) (
 	defer func() { err = errors.Join(err, b.Close()) }()
 	if err := b.Verify(); err != nil {
 		return err
-	}
-	if p.Problem != nil {
-		return p.Problem
 	}
 	d, err := meet(ctx, h, p.Program)
 	if err != nil {

@@ -3,14 +3,11 @@
 package host
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
+	"path/filepath"
 	"runtime"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/flexnbd/flexnbd/core/bundle"
 	"github.com/flexnbd/flexnbd/sdk"
@@ -32,6 +29,12 @@ func inBundle(kind wire.Kind, name, path string) (_ Program, err error) {
 	if err := Compatible(b.Manifest); err != nil {
 		return Program{}, err
 	}
+	// The folder is owned already; so whoever may not write to these can't replace them.
+	for _, file := range []string{bundle.ManifestFile, bundle.SumsFile} {
+		if _, err := guarded(filepath.Join(path, file)); err != nil {
+			return Program{}, err
+		}
+	}
 	real, err := trusted(b.Executable())
 	if err != nil {
 		return Program{}, err
@@ -49,6 +52,10 @@ func Compatible(m bundle.Manifest) error {
 // very file, whatever has its name by then. The caller closes it once the child has
 // ended: the interpreter of a script opens it again.
 func (p Program) executable() (_ *os.File, path string, err error) {
+	// As at the first time: by a restart the bundle may be another one.
+	if _, err := at(p.Kind, p.Name, p.Bundle); err != nil {
+		return nil, "", err
+	}
 	b, err := bundle.Open(p.Bundle)
 	if err != nil {
 		return nil, "", err
@@ -58,24 +65,10 @@ func (p Program) executable() (_ *os.File, path string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
-	// Out of the way of the descriptors that the child gets.
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 10)
-	if err != nil {
-		return nil, "", errors.Join(err, f.Close())
-	}
-	high := os.NewFile(uintptr(fd), f.Name())
-	begin := make([]byte, 2)
-	_, err = f.ReadAt(begin, 0)
-	err = errors.Join(err, f.Close())
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, "", errors.Join(err, high.Close())
-	}
-	if bytes.Equal(begin, []byte("#!")) {
-		// Its interpreter, in which descriptors that are closed on exec are gone, finds
-		// it in this process.
-		return high, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd), nil
-	}
-	return high, fmt.Sprintf("/proc/self/fd/%d", fd), nil
+	// Through this process and not the child, in which Go moves descriptors about before
+	// it executes, and which has none of this one's any more when a script's interpreter
+	// opens the script.
+	return f, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd()), nil
 }
 
 // InBundle returns the program in the bundle in a folder, which may be called anything.

@@ -64,12 +64,14 @@ func ParseType(s string) (t Type, ok bool) {
 	return Type(max(i, 0)), i >= 0
 }
 
+// Most is how many options a plugin may declare.
+const Most = 64
+
 // Limits on what a plugin may declare, in bytes where they are not numbers of things.
 const (
 	maxName    = 64
 	maxHelp    = 200
 	maxValue   = 4096
-	maxOptions = 64
 	maxChoices = 64
 )
 

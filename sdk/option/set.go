@@ -13,8 +13,8 @@ type Set []Option
 
 // Check returns nil, or what is wrong with the declarations.
 func (s Set) Check() error {
-	if len(s) > maxOptions {
-		return fmt.Errorf("%d options are declared, more than %d", len(s), maxOptions)
+	if len(s) > Most {
+		return fmt.Errorf("%d options are declared, more than %d", len(s), Most)
 	}
 	for i, o := range s {
 		if err := o.Check(); err != nil {

@@ -30,7 +30,7 @@ func NewClient(conn *grpc.ClientConn, descriptors *DescriptorChannel) *Client {
 
 // Describe asks the plugin what it is and checks the answer.
 func (c *Client) Describe(ctx context.Context) (Description, error) {
-	r, err := pluginv1.NewPluginClient(c.conn).Describe(ctx, &pluginv1.DescribeRequest{})
+	r, err := pluginv1.NewPluginClient(c.conn).Describe(ctx, &pluginv1.DescribeRequest{}, grpc.MaxCallRecvMsgSize(maxDescription))
 	if err := callError(ctx, err, nil); err != nil {
 		return Description{}, err
 	}

@@ -133,8 +133,13 @@ func optionsToProto(set option.Set) []*pluginv1.Option {
 	return list
 }
 
+// maxDescription is the most bytes that a description may have: 64 options, each with 64
+// choices, and what else there is.
+const maxDescription = 640 << 10
+
+// optionsFromProto takes no more options than show that there are too many.
 func optionsFromProto(list []*pluginv1.Option) (set option.Set) {
-	for _, p := range list {
+	for _, p := range list[:min(len(list), option.Most+1)] {
 		o := option.Option{
 			Name: p.GetName(), Default: p.GetDefault(), Required: p.GetRequired(),
 			Min: p.GetMin(), Max: p.GetMax(), Choices: p.GetChoices(), Help: p.GetHelp(),

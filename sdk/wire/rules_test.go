@@ -154,6 +154,8 @@ func TestImpossibleDescriptionIsRefused(t *testing.T) {
 		`version "1\n2"`:   {Kind: 1, Name: "x", Version: "1\n2"},
 		"SDK version \"\\": {Kind: 1, Name: "x", SdkVersion: "\x1b[31m"},
 		"vendor \"":        {Kind: 1, Name: "x", Vendor: strings.Repeat("v", 201)},
+		"larger than max":  {Kind: 1, Name: "x", Vendor: strings.Repeat("v", 1<<20)},
+		"more than 64":     {Kind: 1, Name: "x", Options: manyOptions(200_000)},
 		"declared twice":   {Kind: 1, Name: "x", Options: []*pluginv1.Option{{Name: "a"}, {Name: "a"}}},
 		`default of opt`:   {Kind: 1, Name: "x", Options: []*pluginv1.Option{{Name: "a", Type: "int", Default: "b"}}},
 	} {
@@ -360,4 +362,12 @@ type countClose struct {
 func (c countClose) Close() error {
 	c.closed.Add(1)
 	return nil
+}
+
+func manyOptions(n int) []*pluginv1.Option {
+	list := make([]*pluginv1.Option, n)
+	for i := range list {
+		list[i] = &pluginv1.Option{}
+	}
+	return list
 }
