@@ -171,9 +171,9 @@ func digest(f io.Reader, size int64) (d Digest, err error) {
 }
 
 // OpenExecutable opens the executable, and returns it only if its digest is the one
-// in SHA256SUMS, else an [ErrTampered]. Run the descriptor (as /proc/self/fd/N in
-// the child), not the name, which may lead to another file by then. The file is
-// for reading only, at its start, and has O_CLOEXEC: an interpreter of a script
+// in SHA256SUMS, else an [ErrTampered]. Run the descriptor (as /proc/PID/fd/N of
+// the process that has it), not the name, which may lead to another file by then. It is
+// for reading only, at its start, and has O_CLOEXEC: in the child an interpreter of a script
 // could not open it any more.
 //
 // The descriptor holds on to the file, and not to its bytes: whoever may write to
