@@ -36,7 +36,7 @@ vet:
 	$(GO) vet ./...
 	$(GO) vet -tags debug,failpoints,examples ./...
 
-test: build vet ## all tests, with the race detector where there is a C compiler
+test: build ## all tests, with the race detector where there is a C compiler
 ifeq ($(RACE),)
 	@echo 'make test: no C compiler ($(shell $(GO) env CC)) found: running WITHOUT the race detector' >&2
 endif
@@ -48,7 +48,7 @@ test-examples: ## build and test examples/ as third parties would, with the SDK 
 demo: build ## serve an image, write and read it, show status and processes
 	./test/demo.sh
 
-lint: fmt-check lint-arrows bin/tools/golangci-lint ## format, linters, layers, tidy go.mod
+lint: fmt-check vet lint-arrows bin/tools/golangci-lint ## format, linters, layers, tidy go.mod
 	bin/tools/golangci-lint run ./...
 	$(GO) mod tidy -diff
 
