@@ -68,7 +68,7 @@ func TestSumsRefuses(t *testing.T) {
 func TestSha256sumAgrees(t *testing.T) {
 	tool, err := exec.LookPath("sha256sum")
 	if err != nil {
-		t.Skip("no sha256sum")
+		t.Fatal(err) // every Debian has it
 	}
 	dir := built(t, "1.0")
 	check := exec.Command(tool, "--check", "--strict", SumsFile)
