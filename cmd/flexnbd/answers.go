@@ -166,8 +166,12 @@ func (s *serving) awaitMirror(ctx context.Context, args []string) control.Answer
 
 // describe says how a migration ended and what it took.
 func describe(o mirror.Outcome) string {
-	return fmt.Sprintf("%v: %d bytes sent in %v (%d MiB/s), attempts: %d, passes: %d, clients held for %v",
+	text := fmt.Sprintf("%v: %d bytes sent in %v (%d MiB/s), attempts: %d, passes: %d, clients held for %v",
 		o.Kind, o.Bytes, o.Duration.Round(time.Millisecond), o.Speed>>20, o.Attempts, o.Passes, o.Pause.Round(100*time.Microsecond))
+	if o.Unconfirmed { // --unconfirmed is leave to go there; flexnbd confirms all the same, and 0.x never does
+		text += "; the server there cannot confirm that it has the disk: see to it that it is served there"
+	}
+	return text
 }
 
 // limitMirror answers mirror_max_bps.

@@ -136,8 +136,11 @@ func (a *app) lines(p control.Pairs) {
 		return
 	}
 	state, _ := p.Get("migration_state")
-	line := fmt.Sprintf("%s: %d MiB sent, %d MiB left, %d MiB/s", state,
-		number(p, "migration_bytes_sent")>>20, number(p, "migration_bytes_left")>>20, number(p, "migration_speed")>>20)
+	line := state
+	if _, copying := p.Get("migration_bytes_left"); copying {
+		line += fmt.Sprintf(": %d MiB sent, %d MiB left, %d MiB/s",
+			number(p, "migration_bytes_sent")>>20, number(p, "migration_bytes_left")>>20, number(p, "migration_speed")>>20)
+	}
 	if left, ok := p.Get("migration_seconds_left"); ok && left != "-1" {
 		line += ", " + left + " s left"
 	}

@@ -43,11 +43,7 @@ func (c *mirrorCommand) Execute(args []string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGQUIT, unix.SIGTERM)
 	defer stop()
-	if err := c.app.follow(ctx, c.Sock, c.request()); err != nil || !c.Unconfirmed || c.Rehearse {
-		return err
-	}
-	_, err := fmt.Fprintf(c.app.stdout, "The server at %s has every byte and cannot know that the disk is its own now: see to it that it is served there.\n", c.Addr)
-	return err
+	return c.app.follow(ctx, c.Sock, c.request())
 }
 
 // request is what the control socket is asked.

@@ -171,7 +171,7 @@ func (m *mirroring) resume(ctx context.Context, d owner.Departure) {
 // conclude is what follows the commit point: COMMIT until acknowledged, the note of
 // that, and the image's removal.
 func (m *mirroring) conclude(ctx context.Context, d owner.Departure, outcome Outcome) {
-	outcome.ID = d.ID
+	outcome.ID, outcome.Unconfirmed = d.ID, d.Unconfirmed
 	if !d.Unconfirmed {
 		m.become(StateCommitting, nil)
 		if !m.repeatCommit(ctx, d) {

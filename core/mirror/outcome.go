@@ -47,6 +47,8 @@ type Outcome struct {
 	Speed    int64         // bytes per second of the last attempt
 	Pause    time.Duration // how long clients were held in the end
 
+	// Unconfirmed: the disk is the destination's, and that can't say so.
+	Unconfirmed bool
 	// Leftover is what was not done of what follows the hand-over, such as removing
 	// the image. It changes nothing about who has the disk.
 	Leftover error

@@ -136,7 +136,7 @@ func (r *slowReader) Submit(requests []*wire.Request) {
 // before.
 func TestEndWaitsForAReadThatIsAboutToBegin(t *testing.T) {
 	o, _, x, release := stuck(t)
-	release()
+	eventually(t, "all of the disk to be on its way", func() bool { return x.bitmap.Bytes() == 0 }) // else the write is only marked
 	reader := &slowReader{entered: make(chan struct{}), release: newRelease(t)}
 	x.through.mu.Lock()
 	reader.Queue, x.through.reader = x.through.reader, reader
@@ -144,6 +144,7 @@ func TestEndWaitsForAReadThatIsAboutToBegin(t *testing.T) {
 	u := o.newClient()
 	written := later(func() error { return u.write(mib+65536, []byte{7}) })
 	arrived(t, reader.entered, "the read")
+	release() // not before: the migration could be over
 	broken := later(func() error { return o.source.Break(context.Background()) })
 	pending(t, broken, "the attempt ended under a read")
 	reader.release.open()

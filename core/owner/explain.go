@@ -82,9 +82,9 @@ func (s State) meaning() string {
 			"The new owner may not know yet that it owns the disk, and until it has been told nobody serves it."
 	case VerdictDeparted:
 		if s.Migrated.Acknowledged {
-			return "This copy of the disk is not the right one any more: the right one is at " + places(s.Migrated.To) + "."
+			return "This copy of the disk is not the right one any more: the right one is at " + home(s.Migrated.To) + "."
 		}
-		return "This copy of the disk is not the right one any more: the right one should be at " + places(s.Migrated.To) +
+		return "This copy of the disk is not the right one any more: the right one should be at " + home(s.Migrated.To) +
 			". The server there could not confirm it, so look whether it has the whole disk."
 	}
 	switch {
@@ -154,6 +154,10 @@ const ignoreAdvice = "The last way out: flexnbd serve --ignore-migrated serves t
 	"Danger: it is right only if the new owner never took over (no .RECEIVED with this migration's id beside its image, " +
 	"and nothing serves it) and never will: fence that machine first. Otherwise there are two owners, " +
 	"and what was written at the new one is lost."
+
+// home is where the disk was to be served: the last address, which a destination that
+// moves has not listened at before.
+func home(to []Address) string { return to[len(to)-1].String() }
 
 func places(to []Address) string {
 	texts := make([]string, len(to))

@@ -59,11 +59,11 @@ func committedSourceKilled(t *testing.T) {
 
 // throughProxy is a scenario in which the source reaches the destination through a
 // proxy only: it connects from an address that the destination does not let in.
-func throughProxy(t *testing.T, o setup) (*scenario, *proxy) {
+func throughProxy(t *testing.T, o setup, atA ...fault) (*scenario, *proxy) {
 	t.Helper()
 	s := newScenario(t, o)
 	s.b.allow = []string{"127.0.0.1"}
-	s.a.serve()
+	s.a.serve(atA...)
 	s.b.listen()
 	return s, newProxy(t, s.address(5), s.b.addr)
 }

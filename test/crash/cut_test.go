@@ -126,6 +126,25 @@ func cutPrepare(t *testing.T) {
 
 // Each cut costs one COMMIT, which comes again: soon at first, then after a second.
 func cutCommit(t *testing.T) {
+	for share := range cutScenarios {
+		t.Run("handshake", func(t *testing.T) {
+			t.Parallel()
+			s, p := throughProxy(t, tiny, lingers("source-before-commit", lingering))
+			s.startLoad()
+			all := s.handshakes(p, cutStep)
+			s.migrate(s.viaProxy(p))
+			s.a.comesTo("source-before-commit", 1) // only COMMIT's connections are yet to come
+			mine := 0
+			for i := share; i < len(all); i += cutScenarios {
+				p.arm(cut{connection: -1, down: all[i].down, n: all[i].n})
+				mine++
+			}
+			s.departs()
+			if left := p.left(); left > 0 || mine == 0 {
+				t.Errorf("%d of %d cuts have not happened", left, mine)
+			}
+		})
+	}
 	all := positions(nbd.RequestSize, nbd.SimpleReplySize-1, 1)
 	shares(t, all, 4, func(t *testing.T, mine []position) {
 		s, p := throughProxy(t, tiny)

@@ -50,6 +50,11 @@ func failsAlways(point, errno string) fault {
 	return fault(fmt.Sprintf(`%s=return("error:%s")`, point, errno))
 }
 
+// lingersLater is lingers when the point has been reached n times before.
+func lingersLater(point string, ms, n int) fault {
+	return fault(fmt.Sprintf("%s=%d*off->1*sleep(%d)", point, n, ms))
+}
+
 // lingers keeps the process at a point once, for some milliseconds: for what has to
 // happen while it is there.
 func lingers(point string, ms int) fault { return fault(fmt.Sprintf("%s=1*sleep(%d)", point, ms)) }

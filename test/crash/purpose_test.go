@@ -28,7 +28,7 @@ func (s *scenario) breaks(want string) {
 
 // Each migration comes to one point more, since that one lingers only once.
 func broken(t *testing.T) {
-	points := []string{"source-copying", "source-next-written", "source-held", "source-before-prepare"}
+	points := []string{"source-copying", "source-next-written", "source-held", "source-drained", "source-before-prepare", "source-prepare-answered"}
 	var f faults
 	for _, point := range points {
 		f = append(f, lingers(point, lingering))

@@ -198,19 +198,39 @@ func startNoRecords(t *testing.T) {
 	s.stays()
 }
 
+// The first record that listen writes is the probe whether it can, the second
+// .INCOMPLETE. It lingers there, since of a process that has ended nobody could tell
+// whether it had listened before.
 func listenNoRecords(t *testing.T) {
-	s := newScenario(t, setup{})
-	s.b.launch("listen", faults{failsAlways("owner-written", "ENOSPC")})
-	s.b.ends(1)
-	if conn, err := net.Dial("tcp", s.b.addr); err == nil {
-		_ = conn.Close()
-		t.Error("a socket was opened")
-	}
-	if !s.b.records().IsEmpty() {
-		t.Error("there are records")
-	}
-	if err := s.end(); err != nil {
-		t.Error(err)
+	for earlier, what := range []string{"the probe", ".INCOMPLETE"} {
+		for errno, wrong := range map[string]bool{"ENOSPC": true, "": false} {
+			t.Run(what+" "+errno, func(t *testing.T) {
+				t.Parallel()
+				s := newScenario(t, setup{})
+				f := faults{lingersLater("owner-written", lingering, earlier)}
+				if wrong {
+					f = append(f, failsLater("owner-synced", errno, earlier))
+				}
+				s.b.launch("listen", f)
+				s.b.comesTo("owner-written", earlier+1)
+				if conn, err := net.Dial("tcp", s.b.addr); err == nil {
+					_ = conn.Close()
+					t.Errorf("a socket is open before %s is written", what)
+				}
+				if wrong {
+					s.b.ends(1)
+					if !s.b.records().IsEmpty() {
+						t.Error("there are records")
+					}
+				} else {
+					s.b.answers(s.b.current())
+					s.plain()
+				}
+				if err := s.end(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/flexnbd/flexnbd/test/journal"
 )
@@ -79,6 +80,23 @@ func TestMigrateOverADestinationThatDies(t *testing.T) {
 		f.source.copies(256 << 10)
 	}
 	f.succeeds()
+}
+
+// Attempt follows attempt after a second: clients do not pay for a fault of the
+// destination, and nobody waits for long once it is back.
+func TestMigrateTriesAgainEachSecond(t *testing.T) {
+	t.Parallel()
+	source := serve(t, "--file", dataFile(t, 1<<20))
+	destination := listen(t, "--file", sparseFile(t, 1<<20))
+	source.mirror(destination.addr, "--max-speed", "100K")
+	destination.kill()
+	source.triesAgain(1) // refused at once
+	begin, tried := time.Now(), source.attempts()
+	source.triesAgain(tried + 2)
+	if took := time.Since(begin); took < 1900*time.Millisecond || took > 10*time.Second {
+		t.Errorf("three attempts took %v, want about a second for each", took)
+	}
+	source.breaks(0, "mirror stopped")
 }
 
 // One that is stopped is taken for dead after 10 seconds, and replaced by nothing: it

@@ -357,6 +357,32 @@ func TestListenForOldFlexnbd(t *testing.T) {
 	}
 }
 
+// A disk that was entrusted by somebody who is gone is an operator's to give away.
+func TestPromote(t *testing.T) {
+	t.Parallel()
+	const size = 1 << 20
+	data, copied := fastBytes(13, size), sparseFile(t, size)
+	s := listen(t, oldstyle, "--file", copied)
+	source := s.elderSource(size)
+	source.writes(data, 0)
+	source.entrusts()
+	s.reaches("arrival_state", "prepared")
+	id := s.state()["prepared_id"]
+	if r := run(t, nil, programs.flexnbd, "promote", "--sock", s.sock, id); r.status != 1 || !strings.Contains(r.stderr, "connected") {
+		t.Errorf("promote with the source there: exit status %d, it says %q%q", r.status, r.stdout, r.stderr)
+	}
+	_ = source.conn.Close()
+	eventually(t, "the source is gone", func() bool { return s.state()["arrival_from"] == "" })
+	if r := run(t, nil, programs.flexnbd, "promote", "--sock", s.sock, id); r.status != 0 || r.stdout != "promoted\n" {
+		t.Errorf("promote: exit status %d, it says %q%q", r.status, r.stdout, r.stderr)
+	}
+	s.arrives()
+	wantRecords(t, copied, "RECEIVED")
+	if got := s.read(t, 0, size); !bytes.Equal(got, data) {
+		t.Error("read is not what was sent")
+	}
+}
+
 // Between two of today's with the old handshake.
 func TestMigrateWithTheOldHandshake(t *testing.T) {
 	t.Parallel()

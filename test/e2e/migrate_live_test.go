@@ -142,33 +142,50 @@ func migrateLive(t *testing.T, from, to setting, size int64, seed uint64) {
 // of the original, also of what was written, and zeroed, while it was copied.
 func TestMigrateKeepsSparse(t *testing.T) {
 	t.Parallel()
-	for _, pair := range []struct{ from, to setting }{
-		{fileOnFile, fileOnFile}, {fileRPC, blockdev}, {blockdev, fileRPC}, {blockdevRPC, blockdev},
-	} {
-		t.Run(pair.from.name+"-"+pair.from.lane+"/"+pair.to.name+"-"+pair.to.lane, func(t *testing.T) {
-			t.Parallel()
-			const size = 64 << 20
-			disk := journal.NewDisk(size)
-			old, young := newMovable(t, pair.from, size), newMovable(t, pair.to, size)
-			old.fill(t, disk)
-			source, destination := serve(t, old.arguments...), listen(t, young.arguments...)
-			load := startLoad(t, disk, journal.Options{Servers: at(source, destination), Seed: 2})
-			load.more(100)
-			source.mirror(destination.addr, "--max-speed", "1M")
-			source.copies(1 << 20)
-			load.more(100)
-			if err := load.Pause(within(t, patience)); err != nil {
-				t.Fatal(err)
-			}
-			source.hurry()
-			source.departs()
-			destination.arrives()
-			load.stop()
-			checkFile(t, disk, young.path)
-			was, is := allocated(t, old.image), allocated(t, young.image)
-			if is > was+was/50 || is < was-was/50 {
-				t.Errorf("the copy takes %d bytes of space, the original %d: %.1f %%", is, was, 100*float64(is)/float64(was))
-			}
-		})
+	for _, pair := range everySparsePair {
+		for name, attempts := range map[string]int{"at once": 1, "after another attempt": 2} {
+			t.Run(pair.from.name+"-"+pair.from.lane+"/"+pair.to.name+"-"+pair.to.lane+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				migrateKeepsSparse(t, pair.from, pair.to, 64<<20, 2, attempts)
+			})
+		}
+	}
+}
+
+// everySparsePair has each storage that takes space, as a source and as a destination.
+var everySparsePair = []struct{ from, to setting }{
+	{fileOnFile, fileOnFile}, {fileRPC, blockdev}, {blockdev, fileRPC}, {blockdevRPC, blockdev},
+}
+
+// migrateKeepsSparse migrates a disk of which clients have written, and zeroed, a part.
+// The destination of another attempt does not read as zeroes any more: its last one
+// sends the holes, too.
+func migrateKeepsSparse(t *testing.T, from, to setting, size int64, seed uint64, attempts int) {
+	t.Helper()
+	disk := journal.NewDisk(size)
+	old, young := newMovable(t, from, size), newMovable(t, to, size)
+	old.fill(t, disk)
+	source, destination := serve(t, old.arguments...), listen(t, young.arguments...)
+	load := startLoad(t, disk, journal.Options{Servers: at(source, destination), Seed: seed})
+	load.more(100)
+	for attempt := range attempts {
+		if attempt > 0 {
+			source.breaks(0, "mirror stopped")
+		}
+		source.mirror(destination.addr, "--max-speed", "1M")
+		source.copies(1 << 20)
+		load.more(100)
+	}
+	if err := load.Pause(within(t, patience)); err != nil {
+		t.Fatal(err)
+	}
+	source.hurry()
+	source.departs()
+	destination.arrives()
+	load.stop()
+	checkFile(t, disk, young.path)
+	was, is := allocated(t, old.image), allocated(t, young.image)
+	if is > was+was/50 || is < was-was/50 {
+		t.Errorf("the copy takes %d bytes of space, the original %d: %.1f %%", is, was, 100*float64(is)/float64(was))
 	}
 }

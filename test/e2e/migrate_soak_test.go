@@ -35,6 +35,15 @@ func TestSoakMigrateLive(t *testing.T) {
 	}
 }
 
+func TestSoakMigrateKeepsSparse(t *testing.T) {
+	for seed := range soakSeeds(t) {
+		for _, pair := range everySparsePair {
+			name := strings.Join([]string{strconv.FormatUint(seed, 10), pair.from.name, pair.from.lane, pair.to.name, pair.to.lane}, "-")
+			t.Run(name, func(t *testing.T) { migrateKeepsSparse(t, pair.from, pair.to, 1<<30, 2000+seed, 1+int(seed%2)) })
+		}
+	}
+}
+
 func TestSoakMigrateConverges(t *testing.T) {
 	migrateConverges(t, 32<<20, 60<<20, "20M")
 }

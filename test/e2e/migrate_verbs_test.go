@@ -77,6 +77,28 @@ func TestBreak(t *testing.T) {
 	checkFile(t, disk, copied)
 }
 
+// Migrations that come to nothing leave nothing open, on either side.
+func TestBreakLeavesNothingOpen(t *testing.T) {
+	t.Parallel()
+	source := serve(t, "--file", dataFile(t, 4<<20))
+	destination := listen(t, "--file", sparseFile(t, 4<<20))
+	once := func() {
+		source.mirror(destination.addr, "--max-speed", "1M")
+		source.reaches("migration_state", "copying")
+		source.breaks(0, "mirror stopped")
+		destination.reaches("arrival_state", "waiting")
+	}
+	once() // the first one starts what dials
+	open := func(s *server) int { return len(descriptors(t, s.cmd.Process.Pid)) }
+	was := map[*server]int{source: open(source), destination: open(destination)}
+	for range 10 {
+		once()
+	}
+	for s, n := range was {
+		eventually(t, "no more files are open than at first", func() bool { return open(s) <= n })
+	}
+}
+
 // While a destination says nothing the source waits for it, and can be told not to.
 func TestBreakWhileConnecting(t *testing.T) {
 	t.Parallel()

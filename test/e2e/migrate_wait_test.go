@@ -38,6 +38,31 @@ func TestMirrorWaitSaysWhyNothingWasStarted(t *testing.T) {
 	}
 }
 
+// Whether the destination confirms is told by what it is, and not by the option.
+func TestMirrorWaitSaysWhoDoesNotConfirm(t *testing.T) {
+	t.Parallel()
+	needs(t, "nbdkit")
+	const words = "cannot confirm that it has the disk"
+	for name, destination := range map[string]struct {
+		addr   string
+		option []string
+		said   bool
+	}{
+		"flexnbd":        {listen(t, "--file", sparseFile(t, 64<<10)).addr, []string{"--unconfirmed"}, false},
+		"another server": {nbdkitTCP(t, "memory", "64K"), []string{"--unconfirmed"}, true},
+		"flexnbd 0.x":    {newElder(t, 64<<10, 0).addr, nil, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			source := serve(t, "--file", dataFile(t, 64<<10))
+			r := run(t, nil, programs.flexnbd, source.mirrorTo(destination.addr, append(destination.option, "--wait")...)...)
+			if r.status != 0 || strings.Contains(r.stdout, words) != destination.said {
+				t.Errorf("mirror --wait: exit status %d, it says %q%q", r.status, r.stdout, r.stderr)
+			}
+			source.departs()
+		})
+	}
+}
+
 // Clients that wait and go leave their places to others.
 func TestMirrorWaitEndsWithItsClient(t *testing.T) {
 	t.Parallel()
