@@ -29,6 +29,7 @@ type diskOptions struct {
 	Lane string `long:"lane" choice:"rpc" choice:"ring" choice:"file" description:"How data passes between flexnbd and the backend (default: the fastest that both can)"`
 
 	pluginOptions
+	safetyOptions
 }
 
 // killswitchTime is how long a request may take with --killswitch.
@@ -91,8 +92,18 @@ func (o *diskOptions) serving(a *app, entries []string) (*serving, error) {
 	if err != nil {
 		return nil, err
 	}
+	user, err := o.user()
+	if err != nil {
+		return nil, err
+	}
+	socket, err := o.socket(user)
+	if err != nil {
+		return nil, err
+	}
 	return &serving{
 		options:   o,
+		user:      user,
+		socket:    socket,
 		acl:       list,
 		log:       a.logger("main"),
 		named:     a.logger,

@@ -48,6 +48,8 @@ func (s *serving) status(context.Context, []string) control.Answer {
 	if listener != nil {
 		addPlugin(&p, "transport", listener.Process())
 	}
+	p.Add("launcher_pid", s.host.LauncherPID())
+	p.Add("sandbox", s.sandbox)
 	if s.records != nil {
 		p.Add("records", s.records.Place())
 		p.Add("owner_state", verdict)

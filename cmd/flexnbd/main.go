@@ -28,10 +28,11 @@ const (
 )
 
 func main() {
-	if runStock(os.Args) {
+	args, confined := runLaunched(os.Args)
+	if runStock(args, confined) {
 		return
 	}
-	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(args[1:], os.Stdout, os.Stderr))
 }
 
 // run carries out one command line and returns the exit status.

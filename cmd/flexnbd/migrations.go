@@ -86,8 +86,12 @@ func (s *serving) watch(stop, force, running context.Context) error {
 	defer settler.Wait()
 	defer cancel()
 	settled := make(chan error, 1)
+	launcher := s.host.LauncherEnded()
 	for {
 		select {
+		case <-launcher:
+			launcher = nil
+			s.log.Error("the launcher of plugins has ended: a plugin that crashes can't be started again, so restart flexnbd soon")
 		case <-arrived:
 			arrived = nil
 			settler.Go(func() { settled <- s.settle(settling) })
@@ -141,6 +145,7 @@ func (s *serving) settle(ctx context.Context) error {
 		return err
 	}
 	s.destination.Serving(true)
+	s.ready("%v at %v: %s", planServe, s.currentListener().Address(), s.options.File)
 	s.log.Info("serving a disk that has arrived", "file", s.options.File, "size", s.export.Size(), "address", s.currentListener().Address())
 	return nil
 }
@@ -229,9 +234,10 @@ func (s *serving) finishDeparture(stop context.Context) (plan, error) {
 	s.source = source
 	s.mu.Unlock()
 	defer source.Close()
-	if err := s.openControl(); err != nil {
+	if err := errors.Join(s.openControl(), s.confine()); err != nil {
 		return planNothing, err
 	}
+	s.ready("telling the new owner at %v that the disk is its own", departure.To)
 	source.Resume(stop, departure)
 	select {
 	case <-source.Departed():

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/flexnbd/flexnbd/core/acl"
@@ -17,6 +18,7 @@ import (
 	"github.com/flexnbd/flexnbd/core/host"
 	"github.com/flexnbd/flexnbd/core/mirror"
 	"github.com/flexnbd/flexnbd/core/owner"
+	"github.com/flexnbd/flexnbd/core/privilege"
 	"github.com/flexnbd/flexnbd/core/server"
 	"github.com/flexnbd/flexnbd/sdk/transport"
 	"github.com/flexnbd/flexnbd/sdk/wire"
@@ -33,6 +35,9 @@ type serving struct {
 	transport host.Program
 	carrier   host.Spec // what --transport says
 	at        transport.Address
+
+	user   *privilege.User // who to become; nil: nobody else
+	socket control.Socket  // how the control socket is made
 
 	ignoreMigrated bool       // serve
 	listen         *listening // nil with serve
@@ -53,6 +58,8 @@ type serving struct {
 	destination *mirror.Destination // nil before
 	controls    sync.WaitGroup
 	leaving     sync.WaitGroup     // closes the listening socket
+	sandbox     string             // what status shows
+	confined    bool               // or it was decided not to
 	hangs       bool               // the migration waits for the kernel, which nothing ends; set before run ends
 	endControl  context.CancelFunc // nil before there is a control socket
 }
@@ -73,12 +80,13 @@ func (s *serving) patience() time.Duration {
 func (s *serving) run() (err error) {
 	stop, force, release := stopSignals(s.log)
 	defer release()
-	if s.host, err = host.New(s.log); err != nil {
+	if s.host, err = host.NewLaunching(s.log, s.plans(), s.user); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.host.Close()) }()
 	defer func() { err = errors.Join(err, s.close()) }()
 	s.dialler = s.host.Dialler(s.transport)
+	s.sandbox = "off"
 
 	plan, err := s.open(stop)
 	if err == nil && plan == planDepart {
@@ -110,6 +118,12 @@ func (s *serving) open(ctx context.Context) (plan plan, err error) {
 	}
 	if err != nil {
 		return planNothing, s.orDeparted(err)
+	}
+	if s.user != nil {
+		// From here on as the user, who will have to get along with it later.
+		if err := s.user.Lower(); err != nil {
+			return planNothing, errors.Join(err, s.store.Close())
+		}
 	}
 	plan, err = s.openRecords()
 	if err != nil {
@@ -172,11 +186,12 @@ func (s *serving) begin(ctx context.Context, plan plan) error {
 	}
 	s.setListener(listener)
 	s.startMigrations(plan)
-	if err := s.openControl(); err != nil {
+	if err := errors.Join(s.openControl(), s.confine()); err != nil {
 		s.endMigrations()
 		return err
 	}
 	s.log.Info(plan.String(), "file", s.options.File, "size", s.export.Size(), "address", listener.Address())
+	s.ready("%v at %v: %s", plan, listener.Address(), s.options.File)
 	return nil
 }
 
@@ -191,6 +206,7 @@ func (s *serving) serve(stop, force context.Context) error {
 		fate = s.watch(stop, force, running)
 	})
 	err := s.server.Run(running, force)
+	s.notify(daemon.SdNotifyStopping, "stopping")
 	end()
 	watcher.Wait()
 	return errors.Join(fate, err)
@@ -201,7 +217,7 @@ func (s *serving) openControl() error {
 	if s.options.Sock == "" || s.endControl != nil {
 		return nil
 	}
-	socket, err := control.Listen(s.options.Sock, s.log.ResetNamed("control"))
+	socket, err := s.listenControl()
 	if err != nil {
 		return err
 	}
@@ -213,6 +229,17 @@ func (s *serving) openControl() error {
 		}
 	})
 	return nil
+}
+
+// listenControl makes the control socket, as root where root has started the server.
+func (s *serving) listenControl() (socket *control.Server, err error) {
+	if s.user != nil {
+		if err := privilege.Raise(); err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, s.user.Lower()) }()
+	}
+	return control.Listen(s.options.Sock, s.socket, s.log.ResetNamed("control"))
 }
 
 // abandon makes every call to the disk fail, so that nothing waits for it.

@@ -44,9 +44,24 @@ type Manifest struct {
 	// Capabilities are words such as "lend", for people and tools, at most 64.
 	// What a plugin can do it says itself, when it is started.
 	Capabilities []string `json:"capabilities,omitempty"`
+	// Needs are what the plugin needs of the machine: [NeedDisk] and so on. A server
+	// that can confines the plugin to that. Empty: it is not confined.
+	Needs []string `json:"needs,omitempty"`
 
 	Executable string `json:"executable"` // the binary's file, in the same folder
 }
+
+// What a plugin may need of the machine, besides its bundle and the system's libraries
+// and programs.
+const (
+	NeedNothing  = "nothing"  // stands alone
+	NeedDisk     = "disk"     // the file or device that --file names
+	NeedInternet = "internet" // sockets of the Internet's families, and to look up names
+	NeedSockets  = "sockets"  // to make sockets in the folder of an address
+)
+
+// Needs are all that a manifest may say.
+var Needs = []string{NeedNothing, NeedDisk, NeedInternet, NeedSockets}
 
 const (
 	maxVersion      = 64 // bytes
@@ -61,7 +76,7 @@ const (
 // manifestKeys are the keys of plugin.json that mean something.
 var manifestKeys = []string{
 	"schema", "kind", "name", "version", "vendor", "homepage", "license", "protocol_versions",
-	"sdk_version", "min_core", "platforms", "capabilities", "executable",
+	"sdk_version", "min_core", "platforms", "capabilities", "needs", "executable",
 }
 
 // ReadManifest reads a manifest of at most 64 KiB, to the end, and checks it. Keys
@@ -209,6 +224,15 @@ func (m Manifest) checkLists() error {
 		if len(c) > maxWord || !word(c, "._-") || slices.Contains(m.Capabilities[:i], c) {
 			return fmt.Errorf("capability %.80q is not 1 to %d of a-z, A-Z, 0-9 and \"._-\", or is there twice", c, maxWord)
 		}
+	}
+	for i, n := range m.Needs {
+		// What is not known can't be granted, and to leave it out would break the plugin.
+		if !slices.Contains(Needs, n) || slices.Contains(m.Needs[:i], n) {
+			return fmt.Errorf("need %.80q is none of %s, or is there twice", n, strings.Join(Needs, ", "))
+		}
+	}
+	if len(m.Needs) > 1 && slices.Contains(m.Needs, NeedNothing) {
+		return fmt.Errorf("needs: %q stands alone", NeedNothing)
 	}
 	return nil
 }

@@ -37,12 +37,11 @@ type Server struct {
 	places      chan struct{} // a token for each client
 }
 
-// Listen makes the socket at path, with mode 0600. A socket there that no
-// process has open is replaced; one that is open, or anything else of that name,
-// is an error. From here on clients can connect; they are answered once
-// [Server.Serve] runs.
-func Listen(path string, log hclog.Logger) (*Server, error) {
-	socket, err := bind(path)
+// Listen makes the socket at path. A socket there that no process has open is
+// replaced; one that is open, or anything else of that name, is an error. From here on
+// clients can connect; they are answered once [Server.Serve] runs.
+func Listen(path string, how Socket, log hclog.Logger) (*Server, error) {
+	socket, err := how.bind(path)
 	if err != nil {
 		return nil, err
 	}

@@ -39,7 +39,7 @@ func socketPath(t *testing.T) string {
 
 func listen(t *testing.T, path string) *Server {
 	t.Helper()
-	s, err := Listen(path, hclog.NewNullLogger())
+	s, err := Listen(path, Private, hclog.NewNullLogger())
 	if err != nil {
 		t.Fatal(err)
 	}

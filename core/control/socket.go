@@ -4,24 +4,45 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/flexnbd/flexnbd/sdk/socketfile"
 )
 
-// mode lets in the server's user and root.
-const mode = 0o600
+// Socket is how a server's socket is made.
+type Socket struct {
+	Mode fs.FileMode // who may write to it may control the server
+	// UID and GID own it; -1 leaves what the process has.
+	UID, GID int
+}
 
-// bind makes the socket at path.
-func bind(path string) (*socketfile.Listener, error) {
+// Private lets in the server's user and root.
+var Private = Socket{Mode: 0o600, UID: -1, GID: -1}
+
+// bind makes the socket at path. Nobody but its maker can use it before it is as it
+// shall be.
+func (s Socket) bind(path string) (_ *socketfile.Listener, err error) {
 	if err := checkPath(path); err != nil {
 		return nil, err
 	}
-	socket, err := socketfile.Listen(context.Background(), path, mode)
-	if err != nil {
-		return nil, fmt.Errorf("control socket %s: %w", path, err)
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("control socket %s: %w", path, err)
+		}
+	}()
+	if s.UID < 0 && s.GID < 0 {
+		return socketfile.Listen(context.Background(), path, s.Mode)
 	}
-	return socket, nil
+	l, err := socketfile.Listen(context.Background(), path, Private.Mode)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.Give(s.UID, s.GID, s.Mode); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
 }
 
 // checkPath refuses what the kernel would refuse with a bare EINVAL. Such a path

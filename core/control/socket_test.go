@@ -32,7 +32,7 @@ func TestModeIs0600WhateverTheUmask(t *testing.T) {
 	for _, umask := range []int{0, 0o022, 0o077} {
 		path := socketPath(t)
 		old := syscall.Umask(umask)
-		s, err := Listen(path, hclog.NewNullLogger())
+		s, err := Listen(path, Private, hclog.NewNullLogger())
 		syscall.Umask(old)
 		if err != nil {
 			t.Fatal(err)
@@ -56,7 +56,7 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 func TestSocketThatAnswersIsNotTaken(t *testing.T) {
 	path := socketPath(t)
 	serve(t, listen(t, path), verbs)
-	_, err := Listen(path, hclog.NewNullLogger())
+	_, err := Listen(path, Private, hclog.NewNullLogger())
 	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), "control socket "+path+": it is in use by a running server") {
 		t.Errorf("have %v", err)
 	}
@@ -66,7 +66,7 @@ func TestSocketThatAnswersIsNotTaken(t *testing.T) {
 func TestSocketThatIsNotServedYetIsNotTaken(t *testing.T) {
 	path := socketPath(t)
 	listen(t, path)
-	if _, err := Listen(path, hclog.NewNullLogger()); !errors.Is(err, syscall.EADDRINUSE) {
+	if _, err := Listen(path, Private, hclog.NewNullLogger()); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("have %v", err)
 	}
 }
@@ -105,7 +105,7 @@ func TestBadPaths(t *testing.T) {
 		{"/tmp/a\x00b", `control socket "/tmp/a\x00b": the path holds a NUL byte`},
 		{"/does/not/exist/sock", "control socket /does/not/exist/sock: make its directory first"},
 	} {
-		if s, err := Listen(c.path, hclog.NewNullLogger()); err == nil || !strings.Contains(err.Error(), c.want) {
+		if s, err := Listen(c.path, Private, hclog.NewNullLogger()); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%.40q: have %v, server %v", c.path, err, s)
 		}
 	}

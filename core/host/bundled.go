@@ -39,7 +39,10 @@ func inBundle(kind wire.Kind, name, path string) (_ Program, err error) {
 	if err != nil {
 		return Program{}, err
 	}
-	return Program{Kind: kind, Name: name, Path: b.Executable(), Bundle: path, exe: real, args: []string{b.Executable()}}, nil
+	return Program{
+		Kind: kind, Name: name, Path: b.Executable(), Bundle: path,
+		exe: real, args: []string{b.Executable()}, needs: needsOf(b.Manifest),
+	}, nil
 }
 
 // Compatible returns nil, or why this flexnbd can't run a bundle, and what to do.
@@ -48,27 +51,19 @@ func Compatible(m bundle.Manifest) error {
 }
 
 // executable opens what is executed for a program in a bundle, once its bytes are those
-// that the bundle's SHA256SUMS says, and returns the path that leads the child to that
-// very file, whatever has its name by then. The caller closes it once the child has
-// ended: the interpreter of a script opens it again.
-func (p Program) executable() (_ *os.File, path string, err error) {
+// that the bundle's SHA256SUMS says, whatever has its name by then. The caller closes it
+// once the child has ended: the interpreter of a script opens it again.
+func (p Program) executable() (_ *os.File, err error) {
 	// As at the first time: by a restart the bundle may be another one.
 	if _, err := at(p.Kind, p.Name, p.Bundle); err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	b, err := bundle.Open(p.Bundle)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
-	f, err := b.OpenExecutable()
-	if err != nil {
-		return nil, "", err
-	}
-	// Through this process and not the child, in which Go moves descriptors about before
-	// it executes, and which has none of this one's any more when a script's interpreter
-	// opens the script.
-	return f, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd()), nil
+	return b.OpenExecutable()
 }
 
 // InBundle returns the program in the bundle in a folder, which may be called anything.

@@ -282,7 +282,7 @@ func TestHostsFolderIsGoneWhenItIsClosed(t *testing.T) {
 	if left, _ := os.ReadDir(base); len(left) != 0 {
 		t.Errorf("%v are left in %s", left, base)
 	}
-	if h.dir, err = newRunDir(os.Getenv); err != nil { // for Close
+	if h.dir, err = newRunDir(os.Getenv, nil); err != nil { // for Close
 		t.Fatal(err)
 	}
 }

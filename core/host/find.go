@@ -20,6 +20,8 @@ type Stock struct {
 	Name string
 	// Args makes the binary run as this plugin; Args[0] is what ps shows.
 	Args []string
+	// Needs are what it needs besides what it is given; nil: it may do anything.
+	Needs *Needs
 }
 
 // Program is a plugin that was found and may be started.
@@ -38,8 +40,10 @@ type Program struct {
 	debugged bool
 	// exe and args are what is executed. exe has no symbolic link in it that
 	// could lead elsewhere by now.
-	exe  string
-	args []string
+	exe   string
+	args  []string
+	needs *Needs // nil: it may do anything
+	plan  int    // its number with the host's launcher, if there is one
 }
 
 // Asked is what --backend or --transport names it by.
@@ -141,7 +145,7 @@ func (f *Finder) Find(spec Spec) (Program, error) {
 	}
 	for _, s := range f.Stock {
 		if s.Kind == spec.Kind && s.Name == spec.Name {
-			return Program{Kind: s.Kind, Name: s.Name, Path: "builtin", exe: selfExe, args: s.Args}, nil
+			return Program{Kind: s.Kind, Name: s.Name, Path: "builtin", exe: selfExe, args: s.Args, needs: s.Needs}, nil
 		}
 	}
 	return Program{}, f.unknown(spec)

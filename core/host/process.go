@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/go-plugin"
 	gorunner "github.com/hashicorp/go-plugin/runner"
 
+	"github.com/flexnbd/flexnbd/core/launch"
 	"github.com/flexnbd/flexnbd/sdk/store"
 	"github.com/flexnbd/flexnbd/sdk/transport"
 	"github.com/flexnbd/flexnbd/sdk/wire"
@@ -53,12 +54,12 @@ var (
 )
 
 // start starts program and makes sure that it is the plugin it should be.
-func start(ctx context.Context, program Program, socketDir string, log hclog.Logger) (_ *Process, err error) {
+func start(ctx context.Context, program Program, launcher *launch.Launcher, socketDir string, log hclog.Logger) (_ *Process, err error) {
 	descriptors, child, err := wire.DescriptorPair()
 	if err != nil {
 		return nil, err
 	}
-	r, err := newRunner(program, child, log)
+	r, err := newRunner(program, child, launcher, log)
 	if err != nil {
 		err = fmt.Errorf("%s plugin %s (%s): %w", program.Kind, program.Name, program.Path, err)
 		return nil, errors.Join(err, child.Close(), descriptors.Close())
@@ -89,9 +90,11 @@ func start(ctx context.Context, program Program, socketDir string, log hclog.Log
 		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: socketDir},
 		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, dir string) (gorunner.Runner, error) {
 			p.socketDir = dir
+			if err := sameOwner(dir, socketDir); err != nil {
+				return nil, err
+			}
 			// Of go-plugin's own command only the variables matter.
-			r.cmd.Env = append(r.cmd.Env, cmd.Env...)
-			r.cmd.Env = append(r.cmd.Env, wire.EnvLogLevel+"="+log.GetLevel().String())
+			r.env = append(cmd.Env, wire.EnvLogLevel+"="+log.GetLevel().String())
 			return r, nil
 		},
 	})

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/flexnbd/flexnbd/core/privilege"
 )
 
 // runDir is the private folder in which the plugins' sockets are. A lock on a
@@ -33,8 +35,13 @@ const (
 	youth = time.Minute
 )
 
-func newRunDir(getenv func(string) string) (*runDir, error) {
+// newRunDir makes the folder for this process's user, or for another one, who may not
+// come by the folders of this one.
+func newRunDir(getenv func(string) string, user *privilege.User) (*runDir, error) {
 	base := runDirBase(getenv)
+	if user != nil {
+		base = "/tmp"
+	}
 	sweep(base)
 	path, err := os.MkdirTemp(base, runDirPrefix) // mode 0700
 	if err != nil {
@@ -48,6 +55,11 @@ func newRunDir(getenv func(string) string) (*runDir, error) {
 		_ = lock.Close()
 		_ = removeRunDir(path)
 		return nil, fmt.Errorf("cannot lock %s: %w", path, err)
+	}
+	if user != nil {
+		if err := os.Chown(path, int(user.UID), int(user.GID)); err != nil {
+			return nil, errors.Join(err, lock.Close(), removeRunDir(path))
+		}
 	}
 	return &runDir{path: path, lock: lock}, nil
 }
@@ -64,6 +76,19 @@ func runDirBase(getenv func(string) string) string {
 		}
 	}
 	return "/tmp"
+}
+
+// sameOwner gives a folder that root has made to whom the one above belongs, who is
+// about to make sockets in it.
+func sameOwner(dir, above string) error {
+	var made, as unix.Stat_t
+	if err := errors.Join(unix.Lstat(dir, &made), unix.Lstat(above, &as)); err != nil {
+		return err
+	}
+	if made.Uid == as.Uid {
+		return nil
+	}
+	return os.Lchown(dir, int(as.Uid), int(as.Gid))
 }
 
 func (d *runDir) remove() error {

@@ -22,7 +22,7 @@ func env(pairs ...string) func(string) string {
 
 func TestRunDirIsPrivateAndRemoved(t *testing.T) {
 	base := folder(t)
-	d, err := newRunDir(env("XDG_RUNTIME_DIR", base))
+	d, err := newRunDir(env("XDG_RUNTIME_DIR", base), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func TestSweepRemovesOnlyWhatHostsLeftBehind(t *testing.T) {
 		}
 		return dir
 	}
-	live, err := newRunDir(env("TMPDIR", base))
+	live, err := newRunDir(env("TMPDIR", base), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ func TestSweepRemovesOnlyWhatHostsLeftBehind(t *testing.T) {
 }
 
 func TestRunDirWithForeignContentsIsLeft(t *testing.T) {
-	d, err := newRunDir(env("TMPDIR", folder(t)))
+	d, err := newRunDir(env("TMPDIR", folder(t)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,8 +19,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
+	"github.com/flexnbd/flexnbd/core/launch"
 	"github.com/flexnbd/flexnbd/core/logging"
-	"github.com/flexnbd/flexnbd/sdk/wire"
 )
 
 // runner runs one plugin process for go-plugin, in place of go-plugin's own,
@@ -31,11 +31,14 @@ import (
 // else waits for that. Another one, the relay, logs what the process says on its
 // standard error and then closes relayed.
 type runner struct {
-	program Program
-	log     hclog.Logger
-	cmd     *exec.Cmd
-	exe     *os.File // what is executed, if it is in a bundle
-	child   *os.File // the plugin's end of the descriptor channel, until Start
+	program  Program
+	launcher *launch.Launcher // nil: the process is started from here
+	log      hclog.Logger
+	env      []string
+	exe      *os.File                          // what is executed, if it is in a bundle and started from here
+	child    *os.File                          // the plugin's end of the descriptor channel, until Start
+	outputs  struct{ stdout, stderr *os.File } // the plugin's ends, until Start
+	process  *os.Process                       // once pid is not 0
 
 	stdout, stderr *output
 	pid            atomic.Int32  // 0 until Start
@@ -49,44 +52,29 @@ type runner struct {
 	settling sync.Once
 
 	mu         sync.Mutex
-	asked      bool // expectEnd was called before it ended
-	killed     bool // Kill was called before it ended
-	reaped     bool // the process's number may be somebody else's by now
-	unexpected bool // it ended without any of that; valid once exited is closed
+	ordered    *launch.Started // while the launcher has been asked for the process
+	asked      bool            // expectEnd was called before it ended
+	killed     bool            // Kill was called before it ended
+	reaped     bool            // the process's number may be somebody else's by now
+	unexpected bool            // it ended without any of that; valid once exited is closed
 }
 
 // lastWords is how long the output is still read after the process has ended,
 // in case a grandchild holds it open.
 const lastWords = 500 * time.Millisecond
 
-func newRunner(program Program, child *os.File, log hclog.Logger) (*runner, error) {
-	exe, path := (*os.File)(nil), program.exe
-	if program.Bundle != "" {
-		var err error
-		if exe, path, err = program.executable(); err != nil {
-			return nil, err
-		}
-	}
-	cmd := exec.Command(path)
-	cmd.Args = program.args
-	cmd.Env = append(environment(), wire.EnvDescriptorChannel+"=3")
-	// cmd.Dir stays empty: a relative --file means the same to the plugin as to
-	// whoever started the host.
-	cmd.ExtraFiles = []*os.File{child}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+func newRunner(program Program, child *os.File, launcher *launch.Launcher, log hclog.Logger) (*runner, error) {
 	r := &runner{
-		program: program, log: log, cmd: cmd, exe: exe, child: child,
+		program: program, launcher: launcher, log: log, child: child,
 		exited: make(chan struct{}), stalled: make(chan struct{}), relayed: make(chan struct{}), settled: make(chan struct{}),
 	}
 	var err error
-	if r.stdout, cmd.Stdout, err = newOutput(); err != nil {
-		_ = exe.Close()
+	if r.stdout, r.outputs.stdout, err = newOutput(); err != nil {
 		return nil, err
 	}
-	if r.stderr, cmd.Stderr, err = newOutput(); err != nil {
-		_ = exe.Close()
+	if r.stderr, r.outputs.stderr, err = newOutput(); err != nil {
 		_ = r.stdout.Close()
-		_ = cmd.Stdout.(*os.File).Close()
+		_ = r.outputs.stdout.Close()
 		return nil, err
 	}
 	return r, nil
@@ -94,16 +82,15 @@ func newRunner(program Program, child *os.File, log hclog.Logger) (*runner, erro
 
 // Start starts the process, its reaper and its relay.
 func (r *runner) Start(context.Context) error {
-	err := r.cmd.Start()
+	err := r.spawn()
 	// The child has its own copies now; with ours open we would never see the
 	// end of the files.
-	_ = r.cmd.Stdout.(*os.File).Close()
-	_ = r.cmd.Stderr.(*os.File).Close()
+	_ = r.outputs.stdout.Close()
+	_ = r.outputs.stderr.Close()
 	_ = r.child.Close()
 	if err != nil {
 		return err
 	}
-	r.pid.Store(int32(r.cmd.Process.Pid))
 	go r.reap()
 	go r.relay()
 	if r.givenUp() { // meanwhile
@@ -121,8 +108,8 @@ func (r *runner) givenUp() bool {
 // discard frees a runner that was never started, or whose start failed.
 func (r *runner) discard() {
 	_ = r.exe.Close() // nil is harmless, too
-	for _, f := range []any{r.cmd.Stdout, r.cmd.Stderr, r.child, r.stdout, r.stderr} {
-		_ = f.(io.Closer).Close() // closing twice is harmless
+	for _, f := range []io.Closer{r.outputs.stdout, r.outputs.stderr, r.child, r.stdout, r.stderr} {
+		_ = f.Close() // closing twice is harmless
 	}
 }
 
@@ -136,7 +123,7 @@ func (r *runner) reap() {
 	r.awaitEnd(pid)
 	r.mu.Lock()
 	_ = unix.Kill(-pid, unix.SIGKILL)
-	r.exit = r.cmd.Wait() // at once: it has ended
+	r.exit = howItEnded(r.process.Wait()) // at once: it has ended
 	r.reaped = true
 	r.unexpected = !r.asked && !r.killed
 	r.mu.Unlock()
@@ -145,6 +132,14 @@ func (r *runner) reap() {
 	r.stdout.expire(deadline)
 	r.stderr.expire(deadline)
 	close(r.exited)
+}
+
+// howItEnded is nil for exit status 0.
+func howItEnded(state *os.ProcessState, err error) error {
+	if err == nil && !state.Success() {
+		err = &exec.ExitError{ProcessState: state}
+	}
+	return err
 }
 
 // awaitEnd returns when the process has ended. It notes on the way that it was
@@ -198,6 +193,9 @@ func (r *runner) Kill(context.Context) error {
 	r.killed = true
 	pid := int(r.pid.Load())
 	if pid == 0 {
+		if r.ordered != nil {
+			_ = r.ordered.Close()
+		}
 		return nil
 	}
 	if err := unix.Kill(-pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {

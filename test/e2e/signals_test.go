@@ -141,17 +141,31 @@ func TestFailedFlushAtTheEndIsReported(t *testing.T) {
 func TestKilledServerLeavesNoPlugin(t *testing.T) {
 	onEachBackend(t, func(t *testing.T, b setting) {
 		s := b.serve(t, 1<<20)
-		started := children(t, s.cmd.Process.Pid)
+		launcher := number(t, s.status()["launcher_pid"])
+		started, want := children(t, s.cmd.Process.Pid), append([]int{launcher}, s.plugins...)
 		slices.Sort(started)
-		slices.Sort(s.plugins)
-		if !slices.Equal(started, s.plugins) {
-			t.Errorf("the server has started %v, status names %v", started, s.plugins)
+		slices.Sort(want)
+		if !slices.Equal(started, want) {
+			t.Errorf("the server has started %v, status names %v", started, want)
 		}
 		s.signal(syscall.SIGKILL)
 		s.wait()
 		s.pluginsEnd()
+		eventually(t, "the launcher has swept up and ended", func() bool {
+			left, err := os.ReadDir(s.run)
+			return err == nil && len(left) == 0 && unix.Kill(launcher, 0) != nil
+		})
 
-		// The next one sweeps up behind it, unless that has only just begun to run.
+		// Where that was killed too, the next server sweeps up, unless somebody has only
+		// just begun to run.
+		s = b.serve(t, 1<<20)
+		if err := unix.Kill(number(t, s.status()["launcher_pid"]), unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the launcher's end is in the log", func() bool { return strings.Contains(s.log.String(), "the launcher of plugins has ended") })
+		s.signal(syscall.SIGKILL)
+		s.wait()
+		s.pluginsEnd()
 		left, err := os.ReadDir(s.run)
 		if err != nil || len(left) != 1 {
 			t.Fatalf("in the runtime folder is %v (%v), want the killed server's part", left, err)

@@ -29,7 +29,8 @@ const module = "github.com/flexnbd/flexnbd"
 // floors are the packages of core, from the bottom up. A package imports only
 // from the floors below its own.
 var floors = [][]string{
-	{"core/acl", "core/bundle", "core/control", "core/dirty", "core/failpoint", "core/logging", "core/nbd", "core/owner"},
+	{"core/acl", "core/bundle", "core/control", "core/dirty", "core/failpoint", "core/logging", "core/nbd", "core/owner", "core/privilege", "core/sandbox"},
+	{"core/launch"},
 	{"core/client", "core/export", "core/host"},
 	{"core/session"},
 	{"core/check", "core/mirror", "core/server"},

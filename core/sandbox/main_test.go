@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package sandbox
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"testing"
+
+	seccomp "github.com/elastic/go-seccomp-bpf"
+)
+
+// This binary is also the process that confines itself: a test's own could not leave.
+const (
+	inside    = "test-inside"
+	oldKernel = "test-old-kernel"
+)
+
+func TestMain(m *testing.M) {
+	switch os.Args[0] {
+	case inside:
+		confined()
+	case oldKernel:
+		beOld()
+	default:
+		os.Exit(m.Run())
+	}
+}
+
+// job is what the process inside is to do.
+type job struct {
+	Policy   Policy
+	Attempts []attempt
+}
+
+// attempt is something that may be forbidden.
+type attempt struct {
+	What string // a key of attempts
+	On   string // a path, an address or a number
+}
+
+func (a attempt) String() string { return a.What + " " + a.On }
+
+// outcome is what became of a job: of each attempt the error, or nothing.
+type outcome struct {
+	Report Report
+	Errors []string
+}
+
+// confined reads a job, enters the sandbox and makes the attempts, each on a thread
+// that was there before.
+func confined() {
+	var j job
+	if err := json.NewDecoder(os.Stdin).Decode(&j); err != nil {
+		panic(err)
+	}
+	turn, done := make(chan attempt), make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		for a := range turn {
+			done <- attempts[a.What](a.On)
+		}
+	}()
+	turn <- attempt{What: "nothing"} // now the thread is there
+	_ = <-done
+	var o outcome
+	var err error
+	if o.Report, err = Enter(j.Policy); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	for _, a := range j.Attempts {
+		turn <- a
+		text := ""
+		if err := <-done; err != nil {
+			text = err.Error()
+			if errno := syscall.Errno(0); errors.As(err, &errno) {
+				text = errno.Error()
+			}
+		}
+		o.Errors = append(o.Errors, text)
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(o); err != nil {
+		panic(err)
+	}
+}
+
+// beOld is a kernel that does not know Landlock.
+func beOld() {
+	err := seccomp.LoadFilter(seccomp.Filter{
+		NoNewPrivs: true, Flag: seccomp.FilterFlagTSync,
+		Policy: seccomp.Policy{
+			DefaultAction: seccomp.ActionAllow,
+			Syscalls:      []seccomp.SyscallGroup{{Action: pretendMissing, Names: []string{"landlock_create_ruleset"}}},
+		},
+	})
+	if err == nil {
+		err = syscall.Exec("/proc/self/exe", []string{inside}, os.Environ())
+	}
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
+}
+
+// run has the attempts made under the policy.
+func run(t *testing.T, role string, p Policy, attempts ...attempt) outcome {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = []string{role}
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var o outcome
+	if err := errors.Join(json.NewEncoder(in).Encode(job{p, attempts}), in.Close(), json.NewDecoder(out).Decode(&o), cmd.Wait()); err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
