@@ -67,7 +67,9 @@ func confined() {
 		}
 	}()
 	turn <- attempt{What: "nothing"} // now the thread is there
-	_ = <-done
+	if err := <-done; err != nil {
+		panic(err)
+	}
 	var o outcome
 	var err error
 	if o.Report, err = Enter(j.Policy); err != nil {
