@@ -123,6 +123,8 @@ func walk(tree string) (names []string, err error) {
 			return err
 		case entry.IsDir() && (name == "bin" || name == "dist" || name == ".git"):
 			return filepath.SkipDir
+		case path == filepath.Join(tree, "VERSION"): // which git does not have
+			return nil
 		case entry.Type().IsRegular():
 			name, err := filepath.Rel(tree, path)
 			names = append(names, filepath.ToSlash(name))
