@@ -99,7 +99,7 @@ third-party-check: ## fail when packaging/third-party.txt is not what third-part
 # Packages have no symbols for a debugger in them; stack traces need none.
 dist: dist-sdk bin/tools/nfpm bin/tools/cyclonedx-gomod ## what is shipped, in dist/: bundles, .deb, .rpm, source tarball, SBOM, dist/goproxy
 	$(MAKE) build BIN=bin/dist LDFLAGS='$(LDFLAGS) -s -w'
-	GO='$(GO)' tools/dist.sh bin/dist
+	GO='$(GO)' tools/dist.sh bin/dist '$(VERSION)'
 
 SDK_VERSION = v$(shell sed -n 's/^const Version = "\(.*\)"$$/\1/p' sdk/serve.go)
 

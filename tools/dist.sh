@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
-# dist.sh BIN: make dist/ of the binaries in BIN and of this tree: bundles, .deb, .rpm,
+# dist.sh BIN VERSION: make dist/ of the binaries in BIN and of this tree: bundles, .deb, .rpm,
 # source tarball and SBOM, beside the module proxy that is there already, and the sums of
 # all. `make dist` builds BIN and the tools first. The same source gives the same bytes,
 # in whatever folder and by whomever it is built: see `make dist-check`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=$1
+VERSION=$2
 go=${GO:-go}
-VERSION=$(tools/version.sh version)
 SOURCE_DATE_EPOCH=$(tools/version.sh epoch)
 ARCH=$("$go" env GOARCH)
 # Whoever passes packages on puts his own name there.

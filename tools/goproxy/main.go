@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -94,6 +95,7 @@ func filesOf(tree, only string) (files []zip.File, err error) {
 	if err != nil {
 		return nil, err
 	}
+	slices.Sort(names)
 	for _, name := range names {
 		if own(tree, name) && wanted(name, only) {
 			files = append(files, file{tree, name})
