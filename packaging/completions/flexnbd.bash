@@ -41,6 +41,7 @@ _flexnbd() {
 	local cur=${words[${#words[@]} - 1]}
 	local program=${1:-flexnbd}
 	COMPREPLY=()
+	# shellcheck disable=SC2088 # it is what was typed
 	[[ $program != '~/'* ]] || program=$HOME/${program:2}
 	mapfile -t answer < <("$program" complete-words "${words[@]:1}" 2>/dev/null)
 	[[ ${#answer[@]} -gt 0 ]] || return 0
