@@ -5,18 +5,15 @@
 GO       ?= go
 PREFIX   ?= /usr/local
 DESTDIR  ?=
+ZSHDIR   ?= share/zsh/site-functions
+BIN      ?= bin
 FUZZTIME ?= 60s
 FUZZKEEP ?= 16
 PKG      ?= ./...
 COUNT    ?= 10
 
-BINDIR    = $(DESTDIR)$(PREFIX)/bin
-MANDIR    = $(DESTDIR)$(PREFIX)/share/man
-PLUGINDIR = $(DESTDIR)$(PREFIX)/lib/flexnbd/plugins
-
-# A source tarball has a VERSION file, a clone asks git, and neither puts a time
-# or a path into the binaries: the same source gives the same bytes.
-VERSION := $(shell cat VERSION 2>/dev/null || git describe --tags --always --dirty 2>/dev/null || echo devel)
+# Neither a time nor a path is put into the binaries: the same source gives the same bytes.
+VERSION := $(shell tools/version.sh version)
 LDFLAGS    = -X main.version=$(VERSION)
 BUILDFLAGS = -trimpath -buildvcs=false
 
@@ -26,11 +23,12 @@ RACE      = $(if $(CC_FOUND),-race,)
 
 .DEFAULT_GOAL := build
 .PHONY: build test test-examples vet demo lint lint-arrows fmt-check man-check fuzz bench bench-compare soak \
-	proto proto-check changelog changelog-check dist dist-sdk install uninstall clean help
+	proto proto-check changelog changelog-check third-party third-party-check \
+	dist dist-sdk dist-check package-test install uninstall clean help
 
 build: ## bin/flexnbd and the separate plugin binaries (the default)
-	@mkdir -p bin
-	CGO_ENABLED=0 $(GO) build $(BUILDFLAGS) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+	@mkdir -p '$(BIN)'
+	CGO_ENABLED=0 $(GO) build $(BUILDFLAGS) -ldflags '$(LDFLAGS)' -o '$(BIN)/' ./cmd/...
 
 vet:
 	$(GO) vet ./...
@@ -60,7 +58,7 @@ fmt-check:
 	@files=$$(find . -name '*.go' -not -path './bin/*' -not -path './.git/*' -exec gofmt -l {} +); \
 	if [ -n "$$files" ]; then echo "not formatted, run gofmt -w on:" $$files >&2; exit 1; fi
 
-man-check: ## the manual page is well formed (needs mandoc)
+man-check: ## the manual pages are well formed (needs mandoc)
 	mandoc -T lint -W warning docs/*.1
 
 fuzz: ## run each fuzz target (in PKG) for FUZZTIME (60s), keep some of what it found
@@ -92,33 +90,44 @@ changelog: ## join changelog/unreleased into CHANGELOG.md
 changelog-check: ## fail when CHANGELOG.md is not what changelog makes
 	tools/changelog.sh check
 
-dist: dist-sdk ## what is shipped: dist/goproxy, the SDK as a Go module proxy
+third-party: ## packaging/third-party.txt, the licences of what is linked in
+	GO='$(GO)' tools/third-party.sh write
+
+third-party-check: ## fail when packaging/third-party.txt is not what third-party makes
+	GO='$(GO)' tools/third-party.sh check
+
+# Packages have no symbols for a debugger in them; stack traces need none.
+dist: dist-sdk bin/tools/nfpm bin/tools/cyclonedx-gomod ## what is shipped, in dist/: bundles, .deb, .rpm, source tarball, SBOM, dist/goproxy
+	$(MAKE) build BIN=bin/dist LDFLAGS='$(LDFLAGS) -s -w'
+	GO='$(GO)' tools/dist.sh bin/dist '$(VERSION)'
 
 SDK_VERSION = v$(shell sed -n 's/^const Version = "\(.*\)"$$/\1/p' sdk/serve.go)
 
-# A folder that third parties, and the examples, get the SDK from.
-dist-sdk:
+dist-sdk: ## dist/goproxy: the SDK as a Go module proxy, for plugins built elsewhere
 	rm -rf dist/goproxy
 	$(GO) run -C tools ./goproxy '$(CURDIR)' '$(SDK_VERSION)' '$(CURDIR)/dist/goproxy'
 
-install: | bin/flexnbd ## into PREFIX (/usr/local), below DESTDIR
-	install -d -m 755 '$(BINDIR)' '$(MANDIR)/man1' '$(PLUGINDIR)'
-	install -m 755 bin/flexnbd '$(BINDIR)/flexnbd'
-	install -m 755 bin/flexnbd-backend-* bin/flexnbd-transport-* '$(PLUGINDIR)/'
-	install -m 644 docs/flexnbd.1 '$(MANDIR)/man1/flexnbd.1'
+dist-check: dist ## build dist/ again, elsewhere, of the source tarball: the bytes must be the same
+	GO='$(GO)' test/packages/reproducible.sh
 
-uninstall: ## what install put there, and plugins of the same names
-	rm -f '$(BINDIR)/flexnbd' '$(MANDIR)/man1/flexnbd.1'
-	for plugin in cmd/flexnbd-*; do rm -f "$(PLUGINDIR)/$${plugin#cmd/}"; done
-	-rmdir '$(PLUGINDIR)' '$(DESTDIR)$(PREFIX)/lib/flexnbd'
+package-test: ## use the packages of dist/ in clean Debian roots (as root, on Debian; make dist first)
+	test/packages/run.sh
+
+INSTALL = DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' ZSHDIR='$(ZSHDIR)' BIN='$(BIN)' tools/install.sh
+
+install: | $(BIN)/flexnbd ## what packaging/files lists, into PREFIX (/usr/local), below DESTDIR
+	$(INSTALL) install
+
+uninstall: ## what install put there
+	$(INSTALL) uninstall
 
 clean: ## remove what was built
 	rm -rf bin dist
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-bin/flexnbd:
+$(BIN)/flexnbd:
 	$(MAKE) build
 
 # Developers' tools, in the versions that tools/go.mod names.
@@ -126,7 +135,9 @@ bin/tools/golangci-lint: TOOL = github.com/golangci/golangci-lint/v2/cmd/golangc
 bin/tools/protoc-gen-go: TOOL = google.golang.org/protobuf/cmd/protoc-gen-go
 bin/tools/protoc-gen-go-grpc: TOOL = google.golang.org/grpc/cmd/protoc-gen-go-grpc
 bin/tools/benchstat: TOOL = golang.org/x/perf/cmd/benchstat
-bin/tools/golangci-lint bin/tools/protoc-gen-go bin/tools/protoc-gen-go-grpc bin/tools/benchstat: tools/go.mod tools/go.sum
+bin/tools/nfpm: TOOL = github.com/goreleaser/nfpm/v2/cmd/nfpm
+bin/tools/cyclonedx-gomod: TOOL = github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
+bin/tools/golangci-lint bin/tools/protoc-gen-go bin/tools/protoc-gen-go-grpc bin/tools/benchstat bin/tools/nfpm bin/tools/cyclonedx-gomod: tools/go.mod tools/go.sum
 	@mkdir -p bin/tools
 	CGO_ENABLED=0 $(GO) build -C tools $(BUILDFLAGS) -o '../$@' $(TOOL)
 	@touch '$@'

@@ -37,6 +37,10 @@ func main() {
 
 // run carries out one command line and returns the exit status.
 func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == completeVerb {
+		complete(args[1:], stdout)
+		return 0
+	}
 	app := &app{stdout: stdout, stderr: stderr}
 	parser := newParser(app)
 	if len(args) == 0 {

@@ -47,6 +47,20 @@ func TestExamples(t *testing.T) {
 				t.Fatal(err)
 			}
 			run(programs.flexnbd, "plugin", "check", "./flexnbd-"+name+",key="+key, "--file", image)
+
+			// Its packages are made as PLUGINS.md says, and what is in them is whole.
+			needs(t, "dpkg-deb", "gzip")
+			tools := filepath.Join(dir, "tools")
+			nfpm := exec.CommandContext(t.Context(), "go", "build", "-C", "../../tools", "-o", tools+"/", "github.com/goreleaser/nfpm/v2/cmd/nfpm")
+			if out, err := nfpm.CombinedOutput(); err != nil {
+				t.Fatalf("%v: %v\n%s", nfpm.Args, err, out)
+			}
+			if err := os.Symlink(programs.flexnbd, filepath.Join(tools, "flexnbd")); err != nil {
+				t.Fatal(err)
+			}
+			run("env", "PATH="+tools+":"+os.Getenv("PATH"), "packaging/build.sh")
+			run("sh", "-c", "dpkg-deb -x build/*.deb root && test -s build/*.rpm")
+			run(programs.flexnbd, "plugin", "verify", "--plugin-dir", "root/usr/lib/flexnbd/plugins", "xts")
 		})
 	}
 }

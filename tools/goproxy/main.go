@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -94,6 +95,7 @@ func filesOf(tree, only string) (files []zip.File, err error) {
 	if err != nil {
 		return nil, err
 	}
+	slices.Sort(names)
 	for _, name := range names {
 		if own(tree, name) && wanted(name, only) {
 			files = append(files, file{tree, name})
@@ -123,6 +125,8 @@ func walk(tree string) (names []string, err error) {
 			return err
 		case entry.IsDir() && (name == "bin" || name == "dist" || name == ".git"):
 			return filepath.SkipDir
+		case path == filepath.Join(tree, "VERSION"): // which git does not have
+			return nil
 		case entry.Type().IsRegular():
 			name, err := filepath.Rel(tree, path)
 			names = append(names, filepath.ToSlash(name))

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# bundle.sh BIN FOLDER: make the bundles of the stock plugins, whose binaries are in BIN,
+# as tarballs in FOLDER.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bin=$1 folder=$2
+umask 022
+
+# `plugin bundle` starts the plugin, and starts none that somebody else could have written.
+# After `make` by a person, and in `sudo make install`, that is so of bin/.
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+for source in cmd/flexnbd-*; do
+	plugin=${source##*/}
+	install -m 755 "$bin/$plugin" "$dir/$plugin"
+	install -m 644 "docs/$plugin.1" "$dir/$plugin.1"
+	"$bin/flexnbd" plugin bundle --license LICENSE --add packaging/third-party.txt -o "$folder" "$dir/$plugin" >/dev/null
+done
