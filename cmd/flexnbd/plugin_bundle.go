@@ -25,6 +25,7 @@ type pluginBundleCommand struct {
 	License string   `long:"license" value-name:"FILE" description:"The licence's text (default: LICENSE beside the binary)"`
 	Add     []string `long:"add" value-name:"FILE" description:"Another file, such as a manual page; may be repeated. BINARY.1 beside the binary is added by itself"`
 	MinCore string   `long:"min-core" value-name:"VERSION" description:"The oldest flexnbd that will do"`
+	Needs   []string `long:"needs" value-name:"WHAT" choice:"nothing" choice:"disk" choice:"internet" choice:"sockets" description:"What the plugin needs of the machine besides its bundle and the system's libraries; servers confine it to that. May be repeated (default: it is not confined)"`
 	Args    struct {
 		Binary string `positional-arg-name:"BINARY" description:"The plugin's binary, called flexnbd-backend-NAME or flexnbd-transport-NAME" required:"yes"`
 	} `positional-args:"yes"`
@@ -77,7 +78,7 @@ func (c *pluginBundleCommand) manifest(d wire.Description) bundle.Manifest {
 		Schema: bundle.Schema, Kind: d.Kind.String(), Name: d.Name, Version: d.Version,
 		Vendor: d.Vendor, Homepage: d.Homepage, License: d.License,
 		ProtocolVersions: []int{wire.ProtocolVersion}, SDKVersion: d.SDKVersion, MinCore: c.MinCore,
-		Platforms: []string{runtime.GOOS + "/" + runtime.GOARCH},
+		Platforms: []string{runtime.GOOS + "/" + runtime.GOARCH}, Needs: c.Needs,
 	}
 	m.Executable = m.Folder()
 	return m

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/flexnbd/flexnbd/core/bundle"
@@ -113,6 +114,9 @@ func (f pluginFacts) table(w *tabwriter.Writer) {
 		if line[1] != "" {
 			_, _ = fmt.Fprintf(w, "%s:\t%s\n", line[0], line[1])
 		}
+	}
+	if f.Bundle != nil && len(f.Bundle.Needs) > 0 {
+		_, _ = fmt.Fprintf(w, "Needs:\t%s\n", strings.Join(f.Bundle.Needs, ", "))
 	}
 	_ = w.Flush() // the options' columns are their own
 	if len(f.Options) == 0 {

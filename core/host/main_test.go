@@ -7,11 +7,26 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/flexnbd/flexnbd/core/launch"
 )
 
 // This binary is also the plugins that the tests start, and a host that one of
 // them kills: see roles.
 func TestMain(m *testing.M) {
+	if launch.IsLauncher(os.Args) {
+		if err := ServeLauncher(); err != nil {
+			panic(err)
+		}
+		return
+	}
+	if launch.IsChild(os.Args) {
+		args, _, err := launch.Become()
+		if err != nil {
+			os.Exit(1)
+		}
+		os.Args = args
+	}
 	if role := roles[os.Args[0]]; role != nil {
 		role()
 		os.Exit(0)

@@ -69,6 +69,9 @@ func (p Program) Policy(w Work) *sandbox.Policy {
 	if p.needs.Internet {
 		allow(sandbox.Read, namesFiles...)
 	}
+	if p.needs.Internet || p.needs.Sockets {
+		allow(sandbox.Read, "/proc/sys/net/core/somaxconn") // how many connections may wait to be accepted
+	}
 	if p.needs.Sockets {
 		allow(sandbox.Sockets, w.Folders...)
 	}

@@ -37,6 +37,8 @@ var roles = map[string]func(){
 	"test-stopped":   func() { shakeHands(func() { _ = unix.Kill(os.Getpid(), unix.SIGSTOP) }) },
 	"test-dropout":   func() { shakeHands(func() { fmt.Fprintln(os.Stderr, "no more"); os.Exit(4) }) },
 	"test-host":      beHost,
+	"test-hostile":   func() { serveBackend(openHostile) },
+	"test-intruder":  func() { sdk.ServeTransport(sdk.Transport{Name: "test", Transport: intruder{}}) },
 }
 
 // roleOptions are those of all the roles that are backends.

@@ -194,7 +194,7 @@ func (r *runner) Kill(context.Context) error {
 	pid := int(r.pid.Load())
 	if pid == 0 {
 		if r.ordered != nil {
-			_ = r.ordered.Close()
+			r.ordered.Hurry(killWait)
 		}
 		return nil
 	}

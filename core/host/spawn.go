@@ -85,13 +85,14 @@ func (r *runner) order() error {
 	return nil
 }
 
-// awaits lets Kill end the wait for a launcher that does not answer.
+// awaits lets Kill end the wait for a launcher that does not answer. One that does tells
+// of a process that has to be killed, and waited for.
 func (r *runner) awaits(started *launch.Started) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ordered = started
 	if r.killed {
-		_ = started.Close()
+		started.Hurry(killWait)
 	}
 }
 

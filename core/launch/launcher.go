@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -225,6 +226,12 @@ func (s *Started) Running() error {
 		return err
 	}
 	return next.err()
+}
+
+// Hurry lets PID and Running fail unless they return in time. The caller does not want
+// the process any more, but has to wait for it if there is one.
+func (s *Started) Hurry(within time.Duration) {
+	_ = s.report.SetReadDeadline(time.Now().Add(within)) // a pipe takes deadlines
 }
 
 // Close gives up waiting. It may be called at any time, and must be called once.
