@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"strconv"
 	"time"
@@ -20,7 +21,7 @@ import (
 
 // verbs are what the control socket answers.
 func (s *serving) verbs() map[string]control.Verb {
-	return map[string]control.Verb{
+	verbs := map[string]control.Verb{
 		"status":         s.status,
 		"explain":        s.explain,
 		"acl":            s.replaceACL,
@@ -30,6 +31,8 @@ func (s *serving) verbs() map[string]control.Verb {
 		"break":          control.UntilHangup(s.breakMirror),
 		"promote":        s.promote,
 	}
+	maps.Copy(verbs, testVerbs())
+	return verbs
 }
 
 // parts are what the verbs ask: there is no server, and no destination, while COMMIT

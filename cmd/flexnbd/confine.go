@@ -92,9 +92,6 @@ func (s *serving) policy() sandbox.Policy {
 	if s.records != nil {
 		p.Paths = append(p.Paths, sandbox.Path{Path: s.records.Place().Dir, Access: sandbox.Records})
 	}
-	if s.options.Sock != "" {
-		p.Paths = append(p.Paths, sandbox.Path{Path: filepath.Dir(s.options.Sock), Access: sandbox.Remove})
-	}
 	if os.Geteuid() != 0 {
 		p.AllCapabilities = false
 	}

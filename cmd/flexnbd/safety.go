@@ -57,7 +57,7 @@ func (o *safetyOptions) user() (*privilege.User, error) {
 
 // socket is how the control socket is made.
 func (o *safetyOptions) socket(user *privilege.User) (control.Socket, error) {
-	s := control.Socket{Mode: 0o600, UID: -1, GID: -1}
+	s := control.Socket{Mode: 0o600, UID: -1, GID: -1, LeavePath: true} // to the launcher
 	if o.SockMode != nil {
 		s.Mode = fs.FileMode(*o.SockMode)
 	}

@@ -80,7 +80,7 @@ func (s *serving) patience() time.Duration {
 func (s *serving) run() (err error) {
 	stop, force, release := stopSignals(s.log)
 	defer release()
-	if s.host, err = host.NewLaunching(s.log, s.plans(), s.user); err != nil {
+	if s.host, err = host.NewLaunching(s.log, host.Launching{Plans: s.plans(), User: s.user, Socket: s.options.Sock}); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.host.Close()) }()

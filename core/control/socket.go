@@ -16,6 +16,9 @@ type Socket struct {
 	Mode fs.FileMode // who may write to it may control the server
 	// UID and GID own it; -1 leaves what the process has.
 	UID, GID int
+	// LeavePath leaves the path where it is when the server closes; somebody else
+	// removes it.
+	LeavePath bool
 }
 
 // Private lets in the server's user and root.
@@ -32,15 +35,15 @@ func (s Socket) bind(path string) (_ *socketfile.Listener, err error) {
 			err = fmt.Errorf("control socket %s: %w", path, err)
 		}
 	}()
-	if s.UID < 0 && s.GID < 0 {
-		return socketfile.Listen(context.Background(), path, s.Mode)
-	}
 	l, err := socketfile.Listen(context.Background(), path, Private.Mode)
 	if err != nil {
 		return nil, err
 	}
 	if err := l.Give(s.UID, s.GID, s.Mode); err != nil {
 		return nil, errors.Join(err, l.Close())
+	}
+	if s.LeavePath {
+		l.LeavePath()
 	}
 	return l, nil
 }

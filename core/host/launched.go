@@ -25,11 +25,20 @@ type Plan struct {
 	Capabilities []sandbox.Capability
 }
 
+// Launching is how a host starts plugins for a process that confines itself.
+type Launching struct {
+	Plans []Plan
+	// User, if not nil, is who the plugins run as, and this process is about to become.
+	User *privilege.User
+	// Socket is the path of a socket of this process's. It is removed when nobody has it
+	// open any more, which this process may not be allowed to do then.
+	Socket string
+}
+
 // NewLaunching makes a host that starts these programs, and no others, through a
-// launcher: a process outside of whatever this one confines itself to later. user, if
-// not nil, is who the plugins run as, and this process is about to become.
-func NewLaunching(log hclog.Logger, plans []Plan, user *privilege.User) (_ *Host, err error) {
-	h, err := makeHost(log, user)
+// launcher: a process outside of whatever this one confines itself to later.
+func NewLaunching(log hclog.Logger, l Launching) (_ *Host, err error) {
+	h, err := makeHost(log, l.User)
 	if err != nil {
 		return nil, err
 	}
@@ -37,13 +46,14 @@ func NewLaunching(log hclog.Logger, plans []Plan, user *privilege.User) (_ *Host
 		Keys:         []string{wire.Handshake.MagicCookieKey, wire.EnvLogLevel, "PLUGIN_"},
 		SocketDirs:   h.dir.path,
 		SocketDirKey: socketDirKey,
+		Socket:       l.Socket,
 	}
 	env := append(environment(), descriptorChannel)
-	for _, p := range plans {
+	for _, p := range l.Plans {
 		plan := launch.Plan{
 			Name: p.Program.Kind.String() + "-" + p.Program.Name, Kind: p.Program.Kind.String(),
 			Exe: p.Program.exe, Bundle: p.Program.Bundle, Args: p.Program.args,
-			Env: env, Policy: p.Policy, User: user, Capabilities: p.Capabilities,
+			Env: env, Policy: p.Policy, User: l.User, Capabilities: p.Capabilities,
 		}
 		if plan.Exe == selfExe {
 			plan.Exe = ""

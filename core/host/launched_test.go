@@ -22,7 +22,7 @@ import (
 func launching(t *testing.T, plans ...Plan) (*Host, *logBuffer) {
 	t.Helper()
 	log := &logBuffer{}
-	h, err := NewLaunching(logging.New(log, logging.Verbose), plans, nil)
+	h, err := NewLaunching(logging.New(log, logging.Verbose), Launching{Plans: plans})
 	if err != nil {
 		t.Fatal(err)
 	}

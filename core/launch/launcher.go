@@ -36,11 +36,13 @@ type Options struct {
 	// socket, which the variable SocketDirKey of its request names.
 	SocketDirs   string
 	SocketDirKey string
+	// Socket is the path of a socket that is removed in the end if nobody has it open.
+	Socket string
 }
 
 // New starts a launcher. Close it after the last process that it has started.
 func New(o Options) (*Launcher, error) {
-	data, err := json.Marshal(config{Plans: o.Plans, SocketDirs: o.SocketDirs, Keys: o.Keys, SocketDirKey: o.SocketDirKey})
+	data, err := json.Marshal(config{Plans: o.Plans, SocketDirs: o.SocketDirs, Socket: o.Socket, Keys: o.Keys, SocketDirKey: o.SocketDirKey})
 	if err != nil {
 		return nil, err
 	}

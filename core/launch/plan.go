@@ -36,6 +36,8 @@ type config struct {
 	Plans []Plan `json:"plans"`
 	// SocketDirs is the folder in which the folders of processes' sockets are.
 	SocketDirs string `json:"socket_dirs"`
+	// Socket is a socket that the server may leave behind.
+	Socket string `json:"socket,omitempty"`
 	// Keys are the variables that an order may set.
 	Keys []string `json:"keys"`
 	// SocketDirKey is that of them with the folder of the process's socket.

@@ -3,6 +3,7 @@
 package launch
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/flexnbd/flexnbd/core/sandbox"
+	"github.com/flexnbd/flexnbd/sdk/socketfile"
 )
 
 // Open opens the program of a plan that is in a bundle, once it is sure that it is the
@@ -55,6 +57,9 @@ func Serve(open Open, sweep func(socketDirs string)) error {
 	defer func() {
 		s.under.Wait()
 		sweep(s.config.SocketDirs)
+		if s.config.Socket != "" {
+			_ = socketfile.RemoveStale(context.Background(), s.config.Socket) // the next server does it too
+		}
 	}()
 	rights := make([]byte, unix.CmsgSpace(maxFiles*4))
 	for {

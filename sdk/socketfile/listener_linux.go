@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -20,6 +21,7 @@ type Listener struct {
 	socket *net.UnixListener
 	path   string
 	file   os.FileInfo  // what Listen made at path
+	leave  atomic.Bool  // the path is somebody else's to remove
 	close  func() error // runs once, then repeats its result
 }
 
@@ -79,9 +81,16 @@ func (l *Listener) Path() string { return l.path }
 // A second Close does nothing and returns what the first one did.
 func (l *Listener) Close() error { return l.close() }
 
+// LeavePath makes Close leave the path where it is, for whoever may still remove it: see
+// [RemoveStale].
+func (l *Listener) LeavePath() { l.leave.Store(true) }
+
 // remove is called while the socket is open. Until then nobody else can have its
 // inode number, and nobody takes it for stale; so it needs no lock.
 func (l *Listener) remove() error {
+	if l.leave.Load() {
+		return nil
+	}
 	file, err := os.Lstat(l.path)
 	if err == nil && os.SameFile(file, l.file) {
 		err = os.Remove(l.path)

@@ -23,6 +23,17 @@ const (
 	lockPause = 5 * time.Millisecond
 )
 
+// RemoveStale removes the socket at path if no process has it open, as [Listen] would.
+// It is for what a process has left behind that was killed, or that may not remove it.
+func RemoveStale(ctx context.Context, path string) error {
+	unlock, err := lockDirectory(ctx, path)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return clearStale(path)
+}
+
 // clearStale makes way at path: it removes a socket that no process has open, and
 // nothing else.
 func clearStale(path string) error {

@@ -22,7 +22,12 @@ var programs struct {
 	plugins string
 }
 
-func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+func TestMain(m *testing.M) {
+	if os.Getenv(oldKernel) != "" {
+		runOnOldKernel()
+	}
+	os.Exit(testMain(m))
+}
 
 func testMain(m *testing.M) int {
 	// A plugin that others can write is refused, and so is one in a folder

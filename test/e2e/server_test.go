@@ -52,6 +52,7 @@ type surroundings struct {
 	network     string   // tcp, which "" means too, or unix
 	addr        string   // where it listens, when not on 127.0.0.1 or at a socket in its folder
 	port        string   // which port, when not one that the kernel picks
+	oldKernel   bool     // with a kernel that does not know Landlock
 }
 
 // where are the arguments that say where a server listens.
@@ -102,6 +103,10 @@ func start(t *testing.T, in surroundings, verb string, arguments ...string) *ser
 	s.cmd = exec.Command(programs.flexnbd, append(command, arguments...)...)
 	s.cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+s.run)
 	s.cmd.Env = append(s.cmd.Env, in.environment...)
+	if in.oldKernel {
+		s.cmd.Path, s.cmd.Args = "/proc/self/exe", append([]string{"old-kernel"}, s.cmd.Args...)
+		s.cmd.Env = append(s.cmd.Env, oldKernel+"=1")
+	}
 	if in.uid != 0 {
 		s.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(in.uid), Gid: uint32(in.uid)}}
 		for _, d := range []string{dir, s.run} {
