@@ -29,8 +29,9 @@ say 'make install, make uninstall'
 test/packages/install.sh
 
 say lintian
-# Overridden, with the reason: packaging/debian/lintian-overrides.
-lintian --fail-on error,warning --tag-display-limit 0 --allow-root "${debs[@]}"
+# Overridden, with the reason: packaging/debian/lintian-overrides. How long a name may be on
+# a CD does not matter to one with a commit and ".dirty" in it.
+lintian --suppress-tags package-has-long-file-name --fail-on error,warning --tag-display-limit 0 --allow-root "${debs[@]}"
 
 say 'the .rpm have what the .deb have'
 # Folders are left out, as rpm doesn't list those of the system, and what the two systems
