@@ -3,7 +3,8 @@
 #
 # make install puts everything where packaging/files says, below DESTDIR, and make uninstall
 # takes it away again, but nothing that others have put beside it.
-set -euo pipefail
+set -eEuo pipefail
+trap 'echo "package-test: ${0##*/}, line $LINENO: this failed: $BASH_COMMAND" >&2' ERR
 cd "$(dirname "$0")/../.."
 
 die() { printf 'package-test: %s\n' "$*" >&2; exit 1; }

@@ -5,7 +5,8 @@
 # then install, use and remove them in Debian roots that have nothing of this machine in
 # them. As root, on Debian. The roots are made with debootstrap, once, and kept in CACHE;
 # they are unpacked anew for each use.
-set -euo pipefail
+set -eEuo pipefail
+trap 'echo "package-test: ${0##*/}, line $LINENO: this failed: $BASH_COMMAND" >&2' ERR
 cd "$(dirname "$0")/../.."
 cache=${CACHE:-/var/cache/flexnbd-package-test}
 # What the tests in the second root use, as somebody who uses flexnbd has it.
