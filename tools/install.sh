@@ -61,6 +61,8 @@ put() {
 			-e "s|^ExecStart=/usr/bin/|ExecStart=$PREFIX/bin/|" "$2" >"$unpacked/filled"
 		set -- 644 "$unpacked/filled" "$3"
 	fi
+	# A former `make install` put bare binaries where the bundles' folders are now.
+	[ ! -f "${3%/*}" ] || rm -f "${3%/*}"
 	install -D -m "$1" "$2" "$3"
 }
 

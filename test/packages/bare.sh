@@ -3,7 +3,8 @@
 #
 # In a root with Debian's essential packages alone, no systemd and no client: the packages
 # need nothing else. Called by run.sh.
-set -euo pipefail
+set -eEuo pipefail
+trap 'echo "package-test: ${0##*/}, line $LINENO: this failed: $BASH_COMMAND" >&2' ERR
 
 die() { printf 'package-test: %s\n' "$*" >&2; exit 1; }
 

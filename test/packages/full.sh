@@ -3,7 +3,8 @@
 #
 # In a root with NBD clients, three shells, man and systemd: what the packages bring is
 # installed, used and removed. Called by run.sh.
-set -euo pipefail
+set -eEuo pipefail
+trap 'echo "package-test: ${0##*/}, line $LINENO: this failed: $BASH_COMMAND" >&2' ERR
 
 say() { printf '   %s\n' "$*"; }
 die() { printf 'package-test: %s\n' "$*" >&2; exit 1; }
@@ -60,7 +61,7 @@ stop
 
 say 'the manual pages are found, and render'
 for page in flexnbd flexnbd-backend-file flexnbd-backend-blockdev flexnbd-transport-tcp flexnbd-transport-unix; do
-	man --warnings=w "$page" >/tmp/page 2>/tmp/warnings
+	man --warnings=w "$page" >/tmp/page 2>/tmp/warnings || die "$page(1): $(cat /tmp/warnings)"
 	grep -q NAME /tmp/page
 	[ ! -s /tmp/warnings ] || die "$page(1): $(cat /tmp/warnings)"
 done

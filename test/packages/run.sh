@@ -5,7 +5,8 @@
 # then install, use and remove them in Debian roots that have nothing of this machine in
 # them. As root, on Debian. The roots are made with debootstrap, once, and kept in CACHE;
 # they are unpacked anew for each use.
-set -euo pipefail
+set -eEuo pipefail
+trap 'echo "package-test: ${0##*/}, line $LINENO: this failed: $BASH_COMMAND" >&2' ERR
 cd "$(dirname "$0")/../.."
 cache=${CACHE:-/var/cache/flexnbd-package-test}
 # What the tests in the second root use, as somebody who uses flexnbd has it.
@@ -29,8 +30,9 @@ say 'make install, make uninstall'
 test/packages/install.sh
 
 say lintian
-# Overridden, with the reason: packaging/debian/lintian-overrides.
-lintian --fail-on error,warning --tag-display-limit 0 --allow-root "${debs[@]}"
+# Overridden, with the reason: packaging/debian/lintian-overrides. How long a name may be on
+# a CD does not matter to one with a commit and ".dirty" in it.
+lintian --suppress-tags package-has-long-file-name --fail-on error,warning --tag-display-limit 0 --allow-root "${debs[@]}"
 
 say 'the .rpm have what the .deb have'
 # Folders are left out, as rpm doesn't list those of the system, and what the two systems
