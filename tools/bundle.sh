@@ -16,5 +16,11 @@ for source in cmd/flexnbd-*; do
 	plugin=${source##*/}
 	install -m 755 "$bin/$plugin" "$dir/$plugin"
 	install -m 644 "docs/$plugin.1" "$dir/$plugin.1"
-	"$bin/flexnbd" plugin bundle --license LICENSE --add packaging/third-party.txt -o "$folder" "$dir/$plugin" >/dev/null
+	case $plugin in # what servers confine it to
+	flexnbd-backend-file | flexnbd-backend-blockdev) needs=disk ;;
+	flexnbd-transport-tcp) needs=internet ;;
+	flexnbd-transport-unix) needs=sockets ;;
+	*) echo "bundle.sh: what does $plugin need? Say so here." >&2 && exit 1 ;;
+	esac
+	"$bin/flexnbd" plugin bundle --needs "$needs" --license LICENSE --add packaging/third-party.txt -o "$folder" "$dir/$plugin" >/dev/null
 done

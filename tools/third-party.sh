@@ -13,7 +13,7 @@ list=packaging/third-party.txt
 # text TITLE FOLDER: the licences in a module's folder.
 text() {
 	local file found=
-	for file in "$2"/{LICENSE,LICENCE,COPYING,NOTICE,PATENTS}*; do
+	for file in "$2"/{LICENSE,License,LICENCE,COPYING,NOTICE,PATENTS}*; do
 		[ -e "$file" ] || continue
 		found=yes
 		printf '\n%s\n%s, %s\n%s\n\n' "$rule" "$1" "${file##*/}" "$rule"
