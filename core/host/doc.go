@@ -18,6 +18,10 @@
 // processes, for callers that need no more: h.Start, process.Transport,
 // process.Stop.
 //
+// For a process that confines itself, [NewLaunching] makes a host that starts the plugins
+// of its plans through a launcher, see package launch; [Program.Policy] is what each of
+// them is confined to.
+//
 // It knows no plugin by name: the stock ones, which are inside the flexnbd
 // binary, are listed in Finder.Stock by whoever wires the program together.
 //
