@@ -14,6 +14,7 @@ import (
 
 	"github.com/flexnbd/flexnbd/core/logging"
 	"github.com/flexnbd/flexnbd/core/sandbox"
+	"github.com/flexnbd/flexnbd/core/sandbox/sandboxtest"
 	"github.com/flexnbd/flexnbd/sdk/transport"
 	"github.com/flexnbd/flexnbd/sdk/wire"
 )
@@ -73,21 +74,10 @@ func order(t *testing.T, d *Disk, attempts ...string) string {
 	return string(bytes.TrimRight(p, "\x00"))
 }
 
-func needSandbox(t *testing.T) {
-	t.Helper()
-	if found := sandbox.Found(); found.Landlock < 6 || !found.Seccomp {
-		need := t.Skipf
-		if os.Getenv("CI") != "" {
-			need = t.Fatalf
-		}
-		need("this kernel has %+v; this test needs Landlock 6 (Linux 6.12) and seccomp", found)
-	}
-}
-
 // A backend that was taken over, in the sandbox of the stock ones: docs/security.md
 // shows what becomes of it.
 func TestCompromisedBackend(t *testing.T) {
-	needSandbox(t)
+	sandboxtest.Need(t, sandbox.Found().Landlock, sandbox.Found().Seccomp)
 	image := victim(t)
 	other, dir := anotherImage(image), filepath.Dir(image)
 	program := stockBackend("test-hostile")
@@ -109,32 +99,33 @@ func TestCompromisedBackend(t *testing.T) {
 	me := fmt.Sprint(os.Getpid())
 
 	said := order(t, d,
-		"again", "shorten", "read "+other, "write "+other, "remove "+other, "list "+dir, "write "+dir+"/new", "link "+dir+"/link",
-		"chmod "+other, "read /etc/passwd", "read /etc/shadow", "write /tmp/flexnbd-hostile", "list /proc",
-		"exec /bin/true", "become /bin/true", "connect "+server.Addr().String(), "listen 127.0.0.1:0", "datagram 127.0.0.1:53",
-		"kill "+me, "trace "+me, "memoryOf "+me, "descriptors")
-	want := strings.NewReplacer("OTHER", other, "DIR", dir, "SERVER", server.Addr().String(), "PID", me).Replace(`again: done
-shorten: permission denied
+		"read IMAGE", "truncate IMAGE", "read "+other, "write "+other, "remove "+other, "list "+dir, "create "+dir+"/new", "linkTo IMAGE",
+		"chmod "+other, "read /etc/passwd", "read /etc/shadow", "create /tmp/flexnbd-hostile", "list /proc",
+		"start /bin/true", "exec /bin/true", "connect "+server.Addr().String(), "listen 127.0.0.1:0", "dgram 2",
+		"signal "+me, "ptrace "+me, "memoryOf "+me, "descriptors 1024", "memory 4294967296")
+	want := strings.NewReplacer("OTHER", other, "DIR", dir, "SERVER", server.Addr().String(), "PID", me).Replace(`read IMAGE: done
+truncate IMAGE: permission denied
 read OTHER: permission denied
 write OTHER: permission denied
 remove OTHER: permission denied
 list DIR: permission denied
-write DIR/new: permission denied
-link DIR/link: permission denied
+create DIR/new: permission denied
+linkTo IMAGE: permission denied
 chmod OTHER: operation not permitted
 read /etc/passwd: permission denied
 read /etc/shadow: permission denied
-write /tmp/flexnbd-hostile: permission denied
+create /tmp/flexnbd-hostile: permission denied
 list /proc: permission denied
-exec /bin/true: permission denied
-become /bin/true: operation not permitted
+start /bin/true: permission denied
+exec /bin/true: operation not permitted
 connect SERVER: operation not permitted
 listen 127.0.0.1:0: operation not permitted
-datagram 127.0.0.1:53: operation not permitted
-kill PID: operation not permitted
-trace PID: operation not permitted
+dgram 2: operation not permitted
+signal PID: operation not permitted
+ptrace PID: operation not permitted
 memoryOf PID: permission denied
-descriptors: too many open files
+descriptors 1024: too many open files
+memory 4294967296: cannot allocate memory
 `)
 	if said != want {
 		t.Errorf("it says\n%s\nwant\n%s", said, want)
@@ -143,7 +134,7 @@ descriptors: too many open files
 	// What it can do is die. It is replaced, within bounds, and the memory of the machine
 	// is none the worse.
 	p := make([]byte, block)
-	copy(p, "memory")
+	copy(p, fmt.Sprint("heap ", 4<<30))
 	ctx, cancel := context.WithCancel(t.Context())
 	gone := make(chan error, 1)
 	go func() { gone <- d.WriteAt(ctx, p, 0, 0) }()
@@ -157,7 +148,7 @@ descriptors: too many open files
 
 // A transport that was taken over.
 func TestCompromisedTransport(t *testing.T) {
-	needSandbox(t)
+	sandboxtest.Need(t, sandbox.Found().Landlock, sandbox.Found().Seccomp)
 	image := victim(t)
 	program := self("test-intruder")
 	program.Kind, program.needs = wire.KindTransport, &Needs{Internet: true}
@@ -170,17 +161,17 @@ func TestCompromisedTransport(t *testing.T) {
 	}
 	defer server.Close()
 	attempts := []string{
-		"read " + image, "write " + image, "read /etc/passwd", "list " + filepath.Dir(image), "exec /bin/true",
-		"chmod " + image, "kill " + fmt.Sprint(os.Getpid()), "connect " + server.Addr().String(), "read /etc/hosts",
+		"read " + image, "write " + image, "read /etc/passwd", "list " + filepath.Dir(image), "start /bin/true",
+		"chmod " + image, "signal " + fmt.Sprint(os.Getpid()), "connect " + server.Addr().String(), "read /etc/hosts",
 	}
 	_, err = d.Dial(t.Context(), transport.Address{Addr: strings.Join(attempts, "\n")}, transport.Address{})
 	want := strings.NewReplacer("IMAGE", image, "DIR", filepath.Dir(image), "PID", fmt.Sprint(os.Getpid()), "SERVER", server.Addr().String()).Replace(`read IMAGE: permission denied
 write IMAGE: permission denied
 read /etc/passwd: permission denied
 list DIR: permission denied
-exec /bin/true: permission denied
+start /bin/true: permission denied
 chmod IMAGE: operation not permitted
-kill PID: operation not permitted
+signal PID: operation not permitted
 connect SERVER: done
 read /etc/hosts: done
 `)
@@ -192,7 +183,7 @@ read /etc/hosts: done
 // A confined backend that dies is replaced by one in the same sandbox, which goes on
 // with the same image even where that is called otherwise by now.
 func TestRestartInTheSandbox(t *testing.T) {
-	needSandbox(t)
+	sandboxtest.Need(t, sandbox.Found().Landlock, sandbox.Found().Seccomp)
 	image := victim(t)
 	program := stockBackend("test-hostile")
 	h, _ := launching(t, Plan{Program: program, Policy: program.Policy(Work{Disk: image})})
@@ -208,7 +199,7 @@ func TestRestartInTheSandbox(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, "it is replaced", func() bool { return d.Restarts() == 1 && d.State() == "serving" })
-	if said := order(t, d, "read "+anotherImage(image), "exec /bin/true"); strings.Contains(said, "done") {
+	if said := order(t, d, "read "+anotherImage(image), "start /bin/true"); strings.Contains(said, sandboxtest.Done) {
 		t.Errorf("it says %s", said)
 	}
 }

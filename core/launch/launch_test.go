@@ -82,39 +82,14 @@ func TestOtherPrograms(t *testing.T) {
 	)
 	for plan, want := range []string{"shell arg 1\n5\n", "shell arg 1\n5\n", "script arg 1\n"} { // ls has a descriptor of its own
 		o := order1(t, l, plan, "ONE=1")
-		p, text := start(t, o)
+		_ = o.channel.Close() // it may end
+		p, text := o.running(t)
 		if text != want {
 			t.Errorf("plan %d says %q, want %q", plan, text, want)
 		}
 		o.ends(t, p)
 	}
 	noChildren(t, l)
-}
-
-// start is running for a program that keeps its output open.
-func start(t *testing.T, o ordered) (*os.Process, string) {
-	t.Helper()
-	pid, err := o.PID()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := os.FindProcess(pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := o.Running(); err != nil {
-		t.Fatal(err)
-	}
-	_ = o.channel.Close()
-	var text []byte
-	buffer := make([]byte, 1024)
-	for {
-		n, err := o.output.Read(buffer)
-		text = append(text, buffer[:n]...)
-		if err != nil {
-			return p, string(text)
-		}
-	}
 }
 
 func TestWhatCannotBeExecuted(t *testing.T) {

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	seccomp "github.com/elastic/go-seccomp-bpf"
+
+	"github.com/flexnbd/flexnbd/core/sandbox/sandboxtest"
 )
 
 // This binary is also the process that confines itself: a test's own could not leave.
@@ -40,16 +42,16 @@ type job struct {
 
 // attempt is something that may be forbidden.
 type attempt struct {
-	What string // a key of attempts
+	What string // see sandboxtest
 	On   string // a path, an address or a number
 }
 
 func (a attempt) String() string { return a.What + " " + a.On }
 
-// outcome is what became of a job: of each attempt the error, or nothing.
+// outcome is what became of a job.
 type outcome struct {
 	Report Report
-	Errors []string
+	Said   []string // of each attempt
 }
 
 // confined reads a job, enters the sandbox and makes the attempts, each on a thread
@@ -59,17 +61,19 @@ func confined() {
 	if err := json.NewDecoder(os.Stdin).Decode(&j); err != nil {
 		panic(err)
 	}
-	turn, done := make(chan attempt), make(chan error)
+	turn, done := make(chan attempt), make(chan string)
 	go func() {
 		runtime.LockOSThread()
 		for a := range turn {
-			done <- attempts[a.What](a.On)
+			if a.What == "dropAll" {
+				done <- sandboxtest.Outcome(DropCapabilities())
+			} else {
+				done <- sandboxtest.Try(a.What, a.On)
+			}
 		}
 	}()
 	turn <- attempt{What: "nothing"} // now the thread is there
-	if err := <-done; err != nil {
-		panic(err)
-	}
+	<-done
 	var o outcome
 	var err error
 	if o.Report, err = Enter(j.Policy); err != nil {
@@ -78,14 +82,7 @@ func confined() {
 	}
 	for _, a := range j.Attempts {
 		turn <- a
-		text := ""
-		if err := <-done; err != nil {
-			text = err.Error()
-			if errno := syscall.Errno(0); errors.As(err, &errno) {
-				text = errno.Error()
-			}
-		}
-		o.Errors = append(o.Errors, text)
+		o.Said = append(o.Said, <-done)
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(o); err != nil {
 		panic(err)

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package sandbox
+package sandboxtest
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"syscall"
 	"unsafe"
@@ -15,10 +17,36 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Try makes an attempt, a word and what it is about, and returns what came of it: "done",
+// or the error, of a system call its errno's text alone.
+func Try(what, on string) string {
+	do, ok := attempts[what]
+	if !ok {
+		return "no attempt is called " + what
+	}
+	return Outcome(do(on))
+}
+
+// Outcome is what came of an attempt with this error.
+func Outcome(err error) string {
+	var errno syscall.Errno
+	switch {
+	case err == nil:
+		return Done
+	case errors.As(err, &errno):
+		return errno.Error()
+	}
+	return err.Error()
+}
+
+// Done is what came of an attempt that nobody has held back.
+const Done = "done"
+
 // attempts are what a process may want to do.
 var attempts = map[string]func(on string) error{
-	"nothing":  func(string) error { return nil },
-	"read":     func(path string) error { return opening(path, os.O_RDONLY) },
+	"nothing": func(string) error { return nil },
+
+	"read":     func(path string) error { _, err := os.ReadFile(path); return err },
 	"write":    func(path string) error { return opening(path, os.O_WRONLY) },
 	"create":   func(path string) error { return opening(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL) },
 	"truncate": func(path string) error { return os.Truncate(path, 1) },
@@ -28,14 +56,21 @@ var attempts = map[string]func(on string) error{
 	"rmdir":    func(path string) error { return syscall.Rmdir(path) },
 	"rename":   func(path string) error { return os.Rename(path, path+".renamed") },
 	"moveAway": func(path string) error { return os.Rename(path, filepath.Join(os.TempDir(), "moved-away")) },
+	"linkTo":   func(path string) error { return os.Link(path, path+".link") },
 	"symlink":  func(path string) error { return os.Symlink("/etc/passwd", path) },
 	"mknod":    func(path string) error { return unix.Mknod(path, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))) },
 	"chmod":    func(path string) error { return os.Chmod(path, 0o777) },
 	"chown":    func(path string) error { return os.Chown(path, 1, 1) },
 	"touch":    func(path string) error { return unix.UtimesNanoAt(unix.AT_FDCWD, path, make([]unix.Timespec, 2), 0) },
 	"xattr":    func(path string) error { return unix.Setxattr(path, "user.x", []byte("y"), 0) },
-	"exec":     func(path string) error { return syscall.Exec(path, []string{path}, nil) },
-	"start":    func(path string) error { return exec.Command(path).Run() },
+	"handle": func(string) error {
+		_, err := unix.OpenByHandleAt(unix.AT_FDCWD, unix.NewFileHandle(1, make([]byte, 8)), 0)
+		return err
+	},
+
+	"exec":   func(path string) error { return syscall.Exec(path, []string{path}, nil) },
+	"start":  func(path string) error { return exec.Command(path).Run() },
+	"clone3": func(string) error { return call(unix.SYS_CLONE3, 0, 0) },
 	"fork": func(string) error {
 		pid, _, errno := syscall.RawSyscall(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0)
 		if errno == 0 && pid == 0 {
@@ -43,34 +78,34 @@ var attempts = map[string]func(on string) error{
 		}
 		return noError(errno)
 	},
-	"clone3":    func(string) error { return call(unix.SYS_CLONE3, 0, 0) },
-	"socket":    func(family string) error { return socket(family, unix.SOCK_STREAM) },
-	"dgram":     func(family string) error { return socket(family, unix.SOCK_DGRAM) },
-	"connect":   func(address string) error { return closing(net.Dial("tcp", address)) },
-	"listen":    func(address string) error { return closing(net.Listen("tcp", address)) },
-	"unix":      func(path string) error { return closing(net.Dial("unix", path)) },
-	"bindUnix":  func(path string) error { return closing(net.Listen("unix", path)) },
+	"threads": func(string) error { return manyThreads() },
+
+	"socket":   func(family string) error { return socket(family, unix.SOCK_STREAM) },
+	"dgram":    func(family string) error { return socket(family, unix.SOCK_DGRAM) },
+	"connect":  func(address string) error { return closing(net.Dial("tcp", address)) },
+	"listen":   func(address string) error { return closing(net.Listen("tcp", address)) },
+	"unix":     func(path string) error { return closing(net.Dial("unix", path)) },
+	"bindUnix": func(path string) error { return closing(net.Listen("unix", path)) },
+
 	"signal":    func(pid string) error { return unix.Kill(number(pid), 0) },
 	"signalOwn": func(string) error { return unix.Kill(os.Getpid(), 0) },
 	"ptrace":    func(pid string) error { return unix.PtraceSeize(number(pid)) },
-	"mount":     func(path string) error { return unix.Mount("none", path, "tmpfs", 0, "") },
-	"unshare":   func(string) error { return unix.Unshare(unix.CLONE_NEWUSER) },
-	"handle": func(path string) error {
-		_, err := unix.OpenByHandleAt(unix.AT_FDCWD, unix.NewFileHandle(1, make([]byte, 8)), 0)
-		return err
-	},
-	"uring": func(string) error { return call(unix.SYS_IO_URING_SETUP, 1, 0) },
-	"bpf":   func(string) error { return call(unix.SYS_BPF, 0, 0) },
+	"memoryOf":  func(pid string) error { return opening("/proc/"+pid+"/mem", os.O_RDWR) },
+
+	"mount":   func(path string) error { return unix.Mount("none", path, "tmpfs", 0, "") },
+	"unshare": func(string) error { return unix.Unshare(unix.CLONE_NEWUSER) },
+	"uring":   func(string) error { return call(unix.SYS_IO_URING_SETUP, 1, 0) },
+	"bpf":     func(string) error { return call(unix.SYS_BPF, 0, 0) },
 	"keyctl": func(string) error {
 		_, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, false)
 		return err
 	},
+	"setuid": func(string) error { return syscall.Setresuid(-1, 4711, -1) },
+
 	"descriptors": manyDescriptors,
 	"memory":      muchMemory,
+	"heap":        growTo,
 	"dump":        func(string) error { return limitIs(unix.RLIMIT_CORE, 0) },
-	"setuid":      func(string) error { return syscall.Setresuid(-1, 4711, -1) },
-	"dropAll":     func(string) error { return DropCapabilities() },
-	"threads":     func(string) error { return manyThreads() },
 }
 
 func opening(path string, how int) error {
@@ -148,6 +183,20 @@ func muchMemory(bytes string) error {
 		*(*byte)(unsafe.Pointer(&p[i])) = 1
 	}
 	return unix.Munmap(p)
+}
+
+// growTo takes a number of bytes from Go, which ends a program that can't have them.
+func growTo(bytes string) error {
+	var all [][]byte
+	for size := number(bytes); size > 0; size -= 1 << 20 {
+		piece := make([]byte, 1<<20)
+		for i := 0; i < len(piece); i += 4096 {
+			piece[i] = 1
+		}
+		all = append(all, piece)
+	}
+	runtime.KeepAlive(all)
+	return nil
 }
 
 func limitIs(resource int, want uint64) error {
