@@ -140,7 +140,9 @@ memory 4294967296: cannot allocate memory
 	go func() { gone <- d.WriteAt(ctx, p, 0, 0) }()
 	await(t, "the backend is replaced", func() bool { return d.Restarts() > 0 })
 	cancel()
-	<-gone
+	if err := <-gone; err == nil {
+		t.Error("it has got all the memory that it wanted")
+	}
 	if !strings.Contains(log.String(), "out of memory") && !strings.Contains(log.String(), "failed to allocate") { // of the race detector
 		t.Errorf("the log does not say why")
 	}
