@@ -2,6 +2,8 @@
 
 package main
 
+import "github.com/flexnbd/flexnbd/core/acl"
+
 type aclCommand struct {
 	socketOptions
 	app *app
@@ -12,5 +14,6 @@ func (c *aclCommand) Usage() string { return "--sock SOCK [ACL entry]..." }
 
 // Execute implements flags.Commander. No entries make the list empty.
 func (c *aclCommand) Execute(entries []string) error {
-	return c.app.ask(c.Sock, "acl", entries...)
+	// The server, in its sandbox, can't look up names.
+	return c.app.ask(c.Sock, "acl", acl.Numeric(entries)...)
 }

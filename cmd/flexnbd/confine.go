@@ -28,8 +28,8 @@ func (s *serving) plans() []host.Plan {
 		return plan
 	}
 	return []host.Plan{
-		plan(s.backend, host.Work{Disk: s.disk.Location, ReadOnly: s.disk.ReadOnly}),
-		plan(s.transport, host.Work{Folders: s.socketFolders()}),
+		plan(s.backend, host.Work{Disk: s.disk.Location, ReadOnly: s.disk.ReadOnly, Lowered: s.user != nil}),
+		plan(s.transport, host.Work{Folders: s.socketFolders(), Lowered: s.user != nil}),
 	}
 }
 
@@ -73,7 +73,9 @@ func (s *serving) confine() error {
 	if err != nil {
 		return fmt.Errorf("%w; --no-sandbox serves without", err)
 	}
+	s.mu.Lock()
 	s.sandbox = sandboxWords(report)
+	s.mu.Unlock()
 	s.tellSandbox(report)
 	return nil
 }
@@ -81,19 +83,15 @@ func (s *serving) confine() error {
 // policy is what this process may do while it serves.
 func (s *serving) policy() sandbox.Policy {
 	p := sandbox.Policy{
-		Signals:         true,          // to end plugins
-		AllCapabilities: s.user == nil, // it may be root's own folder that the records are in
-		Paths: []sandbox.Path{
-			{Path: s.host.Dir(), Access: sandbox.Folders},
-			{Path: "/etc/passwd", Access: sandbox.Read}, // who uid:NAME in an access list is
-			{Path: "/etc/group", Access: sandbox.Read},
-		},
+		Signals:  true,                                               // to end plugins
+		Abstract: strings.HasPrefix(os.Getenv("NOTIFY_SOCKET"), "@"), // the service manager's
+		Paths:    []sandbox.Path{{Path: s.host.Dir(), Access: sandbox.Folders}},
+	}
+	if s.user == nil { // as root: the folder with the records may be another user's
+		p.Capabilities = []sandbox.Capability{sandbox.DACOverride, sandbox.FOwner}
 	}
 	if s.records != nil {
 		p.Paths = append(p.Paths, sandbox.Path{Path: s.records.Place().Dir, Access: sandbox.Records})
-	}
-	if os.Geteuid() != 0 {
-		p.AllCapabilities = false
 	}
 	return p
 }
@@ -104,7 +102,7 @@ func (s *serving) tellSandbox(r sandbox.Report) {
 		s.log.Warn("this kernel has no Landlock, or has it switched off: flexnbd and its plugins can open every file that their user can; Linux 5.13 has it, where lsm= names it")
 	}
 	if !r.Seccomp {
-		s.log.Warn("this kernel has no seccomp: flexnbd and its plugins can make every system call that their user can")
+		s.log.Warn("this kernel has no seccomp, or flexnbd does not know this kind of machine: flexnbd and its plugins can make every system call that their user can")
 	}
 	plugin := func(p host.Plan) string {
 		if p.Policy == nil {

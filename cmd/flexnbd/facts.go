@@ -49,7 +49,10 @@ func (s *serving) status(context.Context, []string) control.Answer {
 		addPlugin(&p, "transport", listener.Process())
 	}
 	p.Add("launcher_pid", s.host.LauncherPID())
-	p.Add("sandbox", s.sandbox)
+	s.mu.Lock()
+	sandbox := s.sandbox
+	s.mu.Unlock()
+	p.Add("sandbox", sandbox)
 	if s.records != nil {
 		p.Add("records", s.records.Place())
 		p.Add("owner_state", verdict)

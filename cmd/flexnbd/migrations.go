@@ -145,7 +145,7 @@ func (s *serving) settle(ctx context.Context) error {
 		return err
 	}
 	s.destination.Serving(true)
-	s.ready("%v at %v: %s", planServe, s.currentListener().Address(), s.options.File)
+	s.ready("%v at %v: %q", planServe, s.currentListener().Address(), s.options.File)
 	s.log.Info("serving a disk that has arrived", "file", s.options.File, "size", s.export.Size(), "address", s.currentListener().Address())
 	return nil
 }
@@ -234,7 +234,10 @@ func (s *serving) finishDeparture(stop context.Context) (plan, error) {
 	s.source = source
 	s.mu.Unlock()
 	defer source.Close()
-	if err := errors.Join(s.openControl(), s.confine()); err != nil {
+	if err := s.openControl(); err != nil {
+		return planNothing, err
+	}
+	if err := s.confine(); err != nil {
 		return planNothing, err
 	}
 	s.ready("telling the new owner at %v that the disk is its own", departure.To)

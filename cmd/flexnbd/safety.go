@@ -10,6 +10,7 @@ import (
 
 	"github.com/flexnbd/flexnbd/core/control"
 	"github.com/flexnbd/flexnbd/core/privilege"
+	"github.com/flexnbd/flexnbd/core/sandbox"
 )
 
 // safetyOptions say what a server, once it serves, may still do, and who may control it.
@@ -51,6 +52,9 @@ func (o *safetyOptions) user() (*privilege.User, error) {
 			return nil, nil // it is
 		}
 		return nil, usagef("--user %s: only root can become another user; start flexnbd as that user instead", o.User)
+	}
+	if rights := []sandbox.Capability{sandbox.SetUID, sandbox.SetGID}; len(sandbox.Held(rights)) < len(rights) {
+		return nil, usagef("--user %s: this root may not become another user: CAP_SETUID and CAP_SETGID were taken from it, by a container perhaps", o.User)
 	}
 	return u, nil
 }

@@ -58,7 +58,7 @@ type serving struct {
 	destination *mirror.Destination // nil before
 	controls    sync.WaitGroup
 	leaving     sync.WaitGroup     // closes the listening socket
-	sandbox     string             // what status shows
+	sandbox     string             // as status shows it
 	confined    bool               // or it was decided not to
 	hangs       bool               // the migration waits for the kernel, which nothing ends; set before run ends
 	endControl  context.CancelFunc // nil before there is a control socket
@@ -186,12 +186,16 @@ func (s *serving) begin(ctx context.Context, plan plan) error {
 	}
 	s.setListener(listener)
 	s.startMigrations(plan)
-	if err := errors.Join(s.openControl(), s.confine()); err != nil {
+	err = s.openControl()
+	if err == nil {
+		err = s.confine()
+	}
+	if err != nil {
 		s.endMigrations()
 		return err
 	}
 	s.log.Info(plan.String(), "file", s.options.File, "size", s.export.Size(), "address", listener.Address())
-	s.ready("%v at %v: %s", plan, listener.Address(), s.options.File)
+	s.ready("%v at %v: %q", plan, listener.Address(), s.options.File)
 	return nil
 }
 

@@ -5,6 +5,8 @@ package acl
 import (
 	"net/netip"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/flexnbd/flexnbd/sdk/transport"
 )
@@ -31,6 +33,23 @@ func Parse(entries []string, defaultDeny bool) (List, error) {
 		}
 	}
 	return l, nil
+}
+
+// Numeric returns the entries with the numbers of users and groups in place of their
+// names, so that whoever reads them needs no database of users. What can't be looked up
+// stays as it is.
+func Numeric(entries []string) []string {
+	numeric := slices.Clone(entries)
+	for i, entry := range entries {
+		for word, lookup := range map[string]func(string) (string, error){userWord: lookupUser, groupWord: lookupGroup} {
+			if name, ok := strings.CutPrefix(entry, word); ok {
+				if n, err := number(name, lookup); err == nil {
+					numeric[i] = word + strconv.FormatUint(uint64(n), 10)
+				}
+			}
+		}
+	}
+	return numeric
 }
 
 // Allows says whether a peer may connect. A peer that is neither at an IP address

@@ -5,6 +5,7 @@ package acl
 import (
 	"errors"
 	"os/user"
+	"slices"
 	"strings"
 	"testing"
 
@@ -213,5 +214,16 @@ func BenchmarkAllows(b *testing.B) {
 		if l.Allows(peer) {
 			b.Fatal("allowed")
 		}
+	}
+}
+
+func TestNumeric(t *testing.T) {
+	entries := []string{"uid:root", "gid:root", "uid:4711", "10.0.0.0/8", "uid:nosuchuser", "gid:", "rubbish", "::1"}
+	want := []string{"uid:0", "gid:0", "uid:4711", "10.0.0.0/8", "uid:nosuchuser", "gid:", "rubbish", "::1"}
+	if got := Numeric(entries); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if entries[0] != "uid:root" {
+		t.Error("the caller's entries have changed")
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -49,6 +50,13 @@ func NewLaunching(log hclog.Logger, l Launching) (_ *Host, err error) {
 		Socket:       l.Socket,
 	}
 	env := append(environment(), descriptorChannel)
+	if l.User != nil {
+		env = slices.DeleteFunc(env, func(pair string) bool {
+			key, _, _ := strings.Cut(pair, "=")
+			return key == "HOME" || key == "USER" || key == "LOGNAME"
+		})
+		env = append(env, l.User.Environment()...)
+	}
 	for _, p := range l.Plans {
 		plan := launch.Plan{
 			Name: p.Program.Kind.String() + "-" + p.Program.Name, Kind: p.Program.Kind.String(),

@@ -175,7 +175,7 @@ start /bin/true: permission denied
 chmod IMAGE: operation not permitted
 signal PID: operation not permitted
 connect SERVER: done
-read /etc/hosts: done
+read /etc/hosts: permission denied
 `)
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("it says\n%v\nwant\n%s", err, want)

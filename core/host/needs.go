@@ -36,6 +36,7 @@ type Work struct {
 	Disk     string   // the location, for a backend
 	ReadOnly bool     // of the disk
 	Folders  []string // of the sockets that a transport makes
+	Lowered  bool     // as another user than flexnbd was started as
 }
 
 // Limits of what is confined.
@@ -66,34 +67,35 @@ func (p Program) Policy(w Work) *sandbox.Policy {
 		allow(access, w.Disk)
 		allow(sandbox.Read, "/sys/dev/block", "/sys/devices") // what a device is, and can do
 	}
-	if p.needs.Internet {
-		allow(sandbox.Read, namesFiles...)
-	}
 	if p.needs.Internet || p.needs.Sockets {
 		allow(sandbox.Read, "/proc/sys/net/core/somaxconn") // how many connections may wait to be accepted
 	}
 	if p.needs.Sockets {
 		allow(sandbox.Sockets, w.Folders...)
 	}
+	if p.needs.Internet {
+		policy.Capabilities = append(policy.Capabilities, sandbox.NetBindService)
+	}
+	// A stock backend gives it up once its disk is open; of others nobody knows.
+	if (p.needs.Disk || p.needs.Sockets) && !(p.needs.System && w.Lowered) {
+		policy.Capabilities = append(policy.Capabilities, sandbox.DACOverride)
+	}
 	if p.needs.System {
 		allow(sandbox.Execute, filepath.Dir(p.exe))
 		allow(sandbox.Execute, systemFolders...)
 		allow(sandbox.Read, systemFiles...)
 		allow(sandbox.Disk, "/dev/null", "/dev/zero")
+		if p.needs.Internet {
+			allow(sandbox.Read, namesFiles...)
+		}
 		return policy
 	}
 	// Stock plugins are known well enough for more.
 	policy.Descriptors, policy.Memory = maxDescriptors, maxMemory
-	if p.needs.Disk || p.needs.Sockets {
-		policy.Capabilities = append(policy.Capabilities, sandbox.DACOverride)
-	}
-	if p.needs.Internet {
-		policy.Capabilities = append(policy.Capabilities, sandbox.NetBindService)
-	}
 	return policy
 }
 
-// Where names are looked up.
+// Where names are looked up, which the stock transport does not do.
 var namesFiles = []string{"/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/services", "/etc/host.conf"}
 
 // What programs are made of, and what the runtimes of many languages read.

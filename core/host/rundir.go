@@ -57,7 +57,7 @@ func newRunDir(getenv func(string) string, user *privilege.User) (*runDir, error
 		return nil, fmt.Errorf("cannot lock %s: %w", path, err)
 	}
 	if user != nil {
-		if err := os.Chown(path, int(user.UID), int(user.GID)); err != nil {
+		if err := errors.Join(lock.Chown(int(user.UID), int(user.GID)), os.Chown(path, int(user.UID), int(user.GID))); err != nil {
 			return nil, errors.Join(err, lock.Close(), removeRunDir(path))
 		}
 	}
@@ -79,16 +79,22 @@ func runDirBase(getenv func(string) string) string {
 }
 
 // sameOwner gives a folder that root has made to whom the one above belongs, who is
-// about to make sockets in it.
+// about to make sockets in it. It goes by a descriptor, since that somebody may have put
+// something else in its place.
 func sameOwner(dir, above string) error {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
 	var made, as unix.Stat_t
-	if err := errors.Join(unix.Lstat(dir, &made), unix.Lstat(above, &as)); err != nil {
+	if err := errors.Join(unix.Fstat(fd, &made), unix.Lstat(above, &as)); err != nil {
 		return err
 	}
 	if made.Uid == as.Uid {
 		return nil
 	}
-	return os.Lchown(dir, int(as.Uid), int(as.Gid))
+	return unix.Fchownat(fd, "", int(as.Uid), int(as.Gid), unix.AT_EMPTY_PATH)
 }
 
 func (d *runDir) remove() error {

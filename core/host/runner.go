@@ -191,11 +191,11 @@ func (r *runner) Kill(context.Context) error {
 		return nil
 	}
 	r.killed = true
+	if r.ordered != nil {
+		r.ordered.Hurry(killWait)
+	}
 	pid := int(r.pid.Load())
 	if pid == 0 {
-		if r.ordered != nil {
-			r.ordered.Hurry(killWait)
-		}
 		return nil
 	}
 	if err := unix.Kill(-pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {

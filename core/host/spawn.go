@@ -3,6 +3,7 @@
 package host
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -57,50 +58,61 @@ func (r *runner) order() error {
 		Stdout: r.outputs.stdout, Stderr: r.outputs.stderr, Channel: r.child,
 	})
 	if err != nil {
+		return final(err)
+	}
+	r.awaits(started)
+	defer r.awaits(nil)
+	pid, err := started.PID()
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		started.Abandon(nil) // it may come yet
 		return err
 	}
-	defer r.answered(started)
-	r.awaits(started)
-	pid, err := started.PID()
 	if err != nil {
-		return err
+		_ = started.Close()
+		return final(err)
 	}
 	process, err := os.FindProcess(pid)
 	if err != nil {
+		_ = started.Close()
 		return err
 	}
 	r.exists(process)
 	if r.givenUp() { // before there was anything to kill
 		_ = process.Kill()
 	}
-	if err := started.Running(); err != nil {
-		r.mu.Lock()
-		r.reaped = true // as far as Kill is concerned
-		r.mu.Unlock()
-		_ = process.Kill()
-		_, _ = process.Wait() // why it could not become the plugin it has said
-		r.pid.Store(0)
+	err = started.Running()
+	if err == nil {
+		return started.Close()
+	}
+	r.mu.Lock()
+	r.reaped = true // as far as Kill is concerned
+	r.mu.Unlock()
+	r.pid.Store(0)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		started.Abandon(process) // it hangs in the kernel
 		return err
 	}
-	return nil
+	_ = process.Kill()
+	_, _ = process.Wait() // why it could not become the plugin it has said
+	return errors.Join(err, started.Close())
 }
 
-// awaits lets Kill end the wait for a launcher that does not answer. One that does tells
-// of a process that has to be killed, and waited for.
+// final marks an error of a launcher that has ended: there is no other.
+func final(err error) error {
+	if errors.Is(err, launch.ErrEnded) {
+		return fmt.Errorf("%w: %w", err, errUseless)
+	}
+	return err
+}
+
+// awaits lets Kill hurry the launcher, or the child that is on its way.
 func (r *runner) awaits(started *launch.Started) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ordered = started
-	if r.killed {
+	if r.killed && started != nil {
 		started.Hurry(killWait)
 	}
-}
-
-func (r *runner) answered(started *launch.Started) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.ordered = nil
-	_ = started.Close()
 }
 
 func (r *runner) exists(process *os.Process) {

@@ -26,7 +26,9 @@ func Become() (args []string, confined bool, err error) {
 	unix.CloseOnExec(fdReport) // so its end says that the program runs
 	args, confined, err = become(told)
 	if err != nil {
-		_ = json.NewEncoder(report).Encode(refusal(err))
+		failed := refusal(err)
+		failed.Child = true
+		_ = json.NewEncoder(report).Encode(failed)
 	}
 	_ = report.Close()
 	return args, confined, err

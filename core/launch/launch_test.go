@@ -3,10 +3,10 @@
 package launch
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -137,6 +137,10 @@ func TestOrdersThatAreNone(t *testing.T) {
 		`no sockets in "/etc/x"`:      {env: []string{"SOME_DIR=/etc/x"}},
 		`no sockets in "` + dir + `"`: {env: []string{"SOME_DIR=" + dir}},
 		`/../x"`:                      {env: []string{"SOME_DIR=" + dir + "/../x"}},
+		`/.."`:                        {env: []string{"SOME_DIR=" + dir + "/.."}},
+		`/."`:                         {env: []string{"SOME_DIR=" + dir + "/."}},
+		`//d"`:                        {env: []string{"SOME_DIR=" + dir + "//d"}},
+		`/d/"`:                        {env: []string{"SOME_DIR=" + dir + "/d/"}},
 	} {
 		if _, err := order1(t, l, o.plan, o.env...).PID(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, want %q", o, err, want)
@@ -205,8 +209,9 @@ func TestLauncherOutlivesSignalsAndEndsWithTheServer(t *testing.T) {
 	}
 }
 
-// Who gives up waiting for a process does not get one later, and others do not wait.
-func TestOrderThatIsGivenUp(t *testing.T) {
+// A process that comes after nobody wants it any more is killed and waited for, and
+// others do not wait for it.
+func TestOrderThatIsAbandoned(t *testing.T) {
 	fifo := filepath.Join(t.TempDir(), "fifo")
 	if err := unix.Mkfifo(fifo, 0o700); err != nil {
 		t.Fatal(err)
@@ -216,25 +221,20 @@ func TestOrderThatIsGivenUp(t *testing.T) {
 	o := order1(t, l, 1)
 	p, _ := o.looked(t)
 	o.ends(t, p)
-	waiting := make(chan error)
-	go func() { _, err := slow.PID(); waiting <- err }()
-	_ = slow.Close()
-	if err := <-waiting; err == nil {
-		t.Error("there is a process")
+	slow.Hurry(0)
+	if _, err := slow.PID(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("PID: %v", err)
 	}
+	slow.Abandon(nil)
 	// Now the program can be opened.
 	w, err := os.OpenFile(fifo, os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	var child unix.Siginfo
-	await(t, "the process has ended", func() bool {
-		return unix.Waitid(unix.P_ALL, 0, &child, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil) == nil && child.Signo != 0
-	})
-	var status unix.WaitStatus
-	pid, err := unix.Wait4(-1, &status, unix.WNOHANG, nil)
-	if err != nil || pid <= 0 || slices.Contains([]int{l.PID(), p.Pid}, pid) {
-		t.Errorf("process %d ended with %v, %v", pid, status, err)
+	_ = w.Close()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
 	}
+	noChildren(t, l)
 }

@@ -20,7 +20,8 @@ import (
 // Launcher is the server's side. All methods may be called from many goroutines.
 type Launcher struct {
 	process *exec.Cmd
-	ended   chan struct{} // closed by the reaper
+	ended   chan struct{}  // closed by the reaper
+	late    sync.WaitGroup // waits for processes that were given up: see Started.Abandon
 
 	mu   sync.Mutex // orders are sent one by one
 	line *net.UnixConn
@@ -115,9 +116,32 @@ func (l *Launcher) Ended() <-chan struct{} { return l.ended }
 // Close ends the launcher and waits for it. It may be called again.
 func (l *Launcher) Close() error {
 	_ = l.line.Close()
-	<-l.ended
-	return nil
+	timer := time.NewTimer(endTime)
+	defer timer.Stop()
+	var err error
+	select {
+	case <-l.ended:
+	case <-timer.C: // somebody has stopped it, or a file server does not answer it
+		err = l.process.Process.Kill()
+		<-l.ended
+	}
+	late := make(chan struct{})
+	go func() { // ends with the process where the kernel hangs
+		l.late.Wait()
+		close(late)
+	}()
+	select {
+	case <-late:
+	case <-timer.C:
+	}
+	return err
 }
+
+// endTime is how long the launcher may take to end by itself.
+const endTime = 5 * time.Second
+
+// ErrEnded is inside the error of a Start after the launcher's end.
+var ErrEnded = errors.New("the launcher of plugins has ended, so none can be started: stop flexnbd and start it again")
 
 // Request is an order for a process.
 type Request struct {
@@ -142,9 +166,9 @@ func (l *Launcher) Start(r Request) (*Started, error) {
 	files := []*os.File{r.Stdout, r.Stderr, r.Channel, theirs}
 	if err := l.send(data, files); err != nil {
 		_ = report.Close()
-		return nil, fmt.Errorf("the launcher of plugins has ended, so none can be started: stop flexnbd and start it again (%w)", err)
+		return nil, ErrEnded // nobody reads the line
 	}
-	return newStarted(report), nil
+	return newStarted(l, report), nil
 }
 
 func (l *Launcher) send(data []byte, files []*os.File) error {
@@ -167,12 +191,18 @@ func (l *Launcher) send(data []byte, files []*os.File) error {
 
 // Started is a process that has been ordered.
 type Started struct {
-	report  *os.File
-	decoder *json.Decoder
+	launcher *Launcher
+	report   *os.File
+	decoder  *json.Decoder
+	failed   error // what the child has said before the launcher told of it
 }
 
-func newStarted(report *os.File) *Started {
-	return &Started{report: report, decoder: json.NewDecoder(io.LimitReader(report, maxReport))}
+func newStarted(l *Launcher, report *os.File) *Started {
+	return &Started{launcher: l, report: report, decoder: newDecoder(report)}
+}
+
+func newDecoder(report *os.File) *json.Decoder {
+	return json.NewDecoder(io.LimitReader(report, maxReport))
 }
 
 const maxReport = 64 << 10 // bytes
@@ -180,6 +210,7 @@ const maxReport = 64 << 10 // bytes
 // said is one message of a report.
 type said struct {
 	PID   int    `json:"pid,omitempty"`
+	Child bool   `json:"child,omitempty"` // the child says it, and not the launcher
 	Error string `json:"error,omitempty"`
 	Errno int    `json:"errno,omitempty"`
 }
@@ -205,21 +236,31 @@ func (s said) err() error { return &failure{text: s.Error, errno: syscall.Errno(
 // PID waits until there is a process, and returns its number. It is a child of the
 // caller's process, who has to wait for it.
 func (s *Started) PID() (int, error) {
-	var first said
-	switch err := s.decoder.Decode(&first); {
-	case err != nil:
-		return 0, fmt.Errorf("the launcher of plugins did not answer: stop flexnbd and start it again (%w)", err)
-	case first.Error != "":
-		return 0, first.err()
-	case first.PID <= 0:
-		return 0, errors.New("the launcher of plugins made no sense: stop flexnbd and start it again")
+	for {
+		var next said
+		switch err := s.decoder.Decode(&next); {
+		case errors.Is(err, io.EOF):
+			return 0, ErrEnded
+		case err != nil:
+			return 0, fmt.Errorf("the launcher of plugins does not answer: %w", err)
+		case next.Child:
+			s.failed = next.err() // it was quicker than the launcher
+		case next.Error != "":
+			return 0, next.err()
+		case next.PID <= 0:
+			return 0, errors.New("the launcher of plugins made no sense")
+		default:
+			return next.PID, nil
+		}
 	}
-	return first.PID, nil
 }
 
 // Running waits until the process has become the program, or returns why it can't.
 // A process that has ended before is no error: it tells so itself.
 func (s *Started) Running() error {
+	if s.failed != nil {
+		return s.failed
+	}
 	var next said
 	switch err := s.decoder.Decode(&next); {
 	case errors.Is(err, io.EOF):
@@ -236,5 +277,28 @@ func (s *Started) Hurry(within time.Duration) {
 	_ = s.report.SetReadDeadline(time.Now().Add(within)) // a pipe takes deadlines
 }
 
-// Close gives up waiting. It may be called at any time, and must be called once.
+// Abandon leaves the process, if there ever is one, to be killed and waited for by the
+// launcher's owner, who does so until Close. It is for a process that does not come in
+// time, or does not end when it is killed. It takes the place of Close.
+func (s *Started) Abandon(process *os.Process) {
+	s.launcher.late.Go(func() {
+		defer func() { _ = s.report.Close() }()
+		_ = s.report.SetReadDeadline(time.Time{})
+		s.decoder = newDecoder(s.report) // the other one keeps its error
+		if process == nil {
+			pid, err := s.PID() // or the launcher's end
+			if err != nil {
+				return
+			}
+			if process, err = os.FindProcess(pid); err != nil {
+				return
+			}
+		}
+		_ = process.Kill()
+		_, _ = process.Wait()
+	})
+}
+
+// Close gives up waiting. It may be called at any time, and must be called once, unless
+// Abandon is.
 func (s *Started) Close() error { return s.report.Close() }

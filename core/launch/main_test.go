@@ -13,7 +13,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
@@ -190,16 +189,6 @@ func noChildren(t *testing.T, l *Launcher) {
 			if pid != fmt.Sprint(l.PID()) {
 				t.Errorf("process %s is left", pid)
 			}
-		}
-	}
-}
-
-// await waits for a state.
-func await(t *testing.T, what string, reached func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !reached(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in time: %s", what)
 		}
 	}
 }

@@ -36,6 +36,9 @@ func Serve(open Open, sweep func(socketDirs string)) error {
 	// A service manager's signals are for the server.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP)
 	setName("launcher")
+	// A plugin of the same user, on a kernel that does not keep it from trying, can't look
+	// into this process.
+	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	// What the server was started with is nothing for plugins.
 	_ = unix.CloseRange(fdChannel, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC) // the server has done the same
 	line := os.NewFile(fdChannel, "orders")
@@ -56,10 +59,7 @@ func Serve(open Open, sweep func(socketDirs string)) error {
 	}
 	defer func() {
 		s.under.Wait()
-		sweep(s.config.SocketDirs)
-		if s.config.Socket != "" {
-			_ = socketfile.RemoveStale(context.Background(), s.config.Socket) // the next server does it too
-		}
+		s.sweep(sweep)
 	}()
 	rights := make([]byte, unix.CmsgSpace(maxFiles*4))
 	for {
@@ -75,6 +75,24 @@ func Serve(open Open, sweep func(socketDirs string)) error {
 		// A program on a dead file server holds up its own order only.
 		s.under.Go(func() { s.carryOut(data, files) })
 	}
+}
+
+// sweep removes what the server has left behind. The folder of the plugins' sockets
+// belongs to their user, who may have put a link to others' files into it, so it is swept
+// as that user.
+func (s *server) sweep(dirs func(string)) {
+	if s.config.Socket != "" {
+		_ = socketfile.RemoveStale(context.Background(), s.config.Socket) // the next server does it too
+	}
+	for _, p := range s.config.Plans {
+		if p.User != nil {
+			if err := p.User.Become(); err != nil {
+				return // the next server of that user sweeps it
+			}
+			break
+		}
+	}
+	dirs(s.config.SocketDirs)
 }
 
 const maxFiles = 4
@@ -115,14 +133,14 @@ func (s *server) carryOut(data []byte, files []*os.File) {
 	if len(files) != maxFiles {
 		return // there is nobody to tell
 	}
-	report := files[maxFiles-1]
+	report := json.NewEncoder(files[maxFiles-1])
 	pid, err := s.start(data, files)
 	if err != nil {
-		_ = json.NewEncoder(report).Encode(refusal(err))
+		_ = report.Encode(refusal(err))
 		return
 	}
-	if err := json.NewEncoder(report).Encode(said{PID: pid}); err != nil {
-		_ = unix.Kill(pid, unix.SIGKILL) // the server does not wait any more
+	if err := report.Encode(said{PID: pid}); err != nil {
+		_ = unix.Kill(pid, unix.SIGKILL) // the server is not there to do it
 	}
 }
 
@@ -137,7 +155,7 @@ func refusal(err error) said {
 }
 
 // start makes the process, as a child of the server's.
-func (s *server) start(data []byte, files []*os.File) (pid int, err error) {
+func (s *server) start(data []byte, files []*os.File) (int, error) {
 	var o order
 	if err := json.Unmarshal(data, &o); err != nil {
 		return 0, fmt.Errorf("the launcher does not understand: %w", err)
@@ -180,7 +198,7 @@ func (s *server) check(env []string) error {
 		if !known || strings.IndexByte(pair, 0) >= 0 {
 			return fmt.Errorf("the launcher sets no variable %q", key)
 		}
-		if key == s.config.SocketDirKey && filepath.Dir(value) != s.config.SocketDirs {
+		if name := filepath.Base(value); key == s.config.SocketDirKey && (name == "." || name == ".." || value != filepath.Join(s.config.SocketDirs, name)) {
 			return fmt.Errorf("the launcher allows no sockets in %q", value)
 		}
 	}
@@ -211,15 +229,12 @@ func spawn(plan Plan, spec child, env []string, files []*os.File) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("the launcher cannot make a pipe: %w", err)
 	}
-	defer func() { _ = told.Close() }()
-	files[fdSpec] = told
+	defer func() { _ = teller.Close() }()
 	null, err := os.Open(os.DevNull)
 	if err != nil {
-		_ = teller.Close()
-		return 0, fmt.Errorf("the launcher cannot open %s: %w", os.DevNull, err)
+		return 0, errors.Join(fmt.Errorf("the launcher cannot open %s: %w", os.DevNull, err), told.Close())
 	}
-	defer func() { _ = null.Close() }()
-	files[0] = null
+	files[0], files[fdSpec] = null, told
 	fds := make([]uintptr, len(files))
 	for i, f := range files {
 		fds[i] = f.Fd()
@@ -227,12 +242,16 @@ func spawn(plan Plan, spec child, env []string, files []*os.File) (int, error) {
 	pid, _, err := syscall.StartProcess("/proc/self/exe", []string{os.Args[0], childVerb, plan.Name}, &syscall.ProcAttr{
 		Env: env, Files: fds, Sys: attributes(plan),
 	})
-	if err != nil {
-		_ = teller.Close()
-		return 0, fmt.Errorf("the launcher cannot start a process: %w", err)
+	_ = null.Close()
+	_ = told.Close() // or writing to a child that has ended would wait for ever
+	switch {
+	case err != nil && plan.User != nil:
+		// Not as a system call's error, or it would be taken for the program's.
+		return 0, fmt.Errorf("the launcher cannot start a process as user %d: %v; may that user execute %s?", plan.User.UID, err, os.Args[0])
+	case err != nil:
+		return 0, fmt.Errorf("the launcher cannot start a process: %v", err)
 	}
-	_, err = teller.Write(data) // the reader is there, and what it can't take yet waits
-	if err := errors.Join(err, teller.Close()); err != nil && !errors.Is(err, unix.EPIPE) {
+	if _, err := teller.Write(data); err != nil && !errors.Is(err, unix.EPIPE) {
 		return 0, errors.Join(fmt.Errorf("the launcher cannot tell a process what to do: %w", err), unix.Kill(pid, unix.SIGKILL))
 	}
 	return pid, nil
@@ -258,4 +277,4 @@ func setName(name string) {
 }
 
 // readAll reads what a child is told.
-func readAll(f *os.File) ([]byte, error) { return io.ReadAll(io.LimitReader(f, maxMessage)) }
+func readAll(f *os.File) ([]byte, error) { return io.ReadAll(io.LimitReader(f, 4*maxMessage)) }

@@ -12,6 +12,8 @@ import (
 
 // User is who a process runs as.
 type User struct {
+	Name   string   `json:"name,omitempty"` // empty for a number that nobody knows
+	Home   string   `json:"home,omitempty"`
 	UID    uint32   `json:"uid"`
 	GID    uint32   `json:"gid"`
 	Groups []uint32 `json:"groups,omitempty"` // supplementary ones
@@ -34,7 +36,7 @@ func Lookup(name, group string) (*User, error) {
 	case err != nil:
 		return nil, fmt.Errorf("look up user %q: %w", name, err)
 	}
-	u := &User{}
+	u := &User{Name: account.Username, Home: account.HomeDir}
 	if u.UID, err = number(account.Uid); err != nil {
 		return nil, err
 	}
@@ -56,6 +58,15 @@ func Lookup(name, group string) (*User, error) {
 		u.GID, err = LookupGroup(group)
 	}
 	return u, err
+}
+
+// Environment is what a session of the user's would have in its environment.
+func (u *User) Environment() []string {
+	home := u.Home
+	if home == "" {
+		home = "/"
+	}
+	return []string{"HOME=" + home, "USER=" + u.Name, "LOGNAME=" + u.Name}
 }
 
 // unknown is a user who is a number and nothing else.

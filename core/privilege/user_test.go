@@ -54,6 +54,8 @@ func TestLookup(t *testing.T) {
 			}
 		case err != nil:
 			t.Errorf("%s:%s: %v", c.user, c.group, err)
+		case u.Name == "root" && u.Home != "/root":
+			t.Errorf("%s: home %s", c.user, u.Home)
 		case u.UID != c.want.UID || u.GID != c.want.GID || !slices.Equal(u.Groups, c.want.Groups):
 			t.Errorf("%s:%s: %+v, want %+v", c.user, c.group, *u, c.want)
 		}

@@ -24,10 +24,11 @@ func Enter(p Policy) (Report, error) {
 	if err := restrictPaths(p); err != nil {
 		return report, fmt.Errorf("cannot confine this process with Landlock: %w", err)
 	}
-	if !p.AllCapabilities {
-		if err := keepCapabilities(p.Capabilities); err != nil {
-			return report, err
-		}
+	if err := keepCapabilities(p.Capabilities); err != nil {
+		return report, err
+	}
+	if p.Modes {
+		unix.Umask(0)
 	}
 	if err := restrictCalls(p); err != nil {
 		return report, fmt.Errorf("cannot confine this process with seccomp: %w", err)
@@ -81,7 +82,8 @@ func Held(of []Capability) []Capability {
 func keepCapabilities(keep []Capability) error {
 	left := cap.NewSet()
 	for _, c := range Held(keep) {
-		for _, flag := range []cap.Flag{cap.Permitted, cap.Effective} {
+		// Inheritable, so that a program that is executed has them, too.
+		for _, flag := range []cap.Flag{cap.Permitted, cap.Effective, cap.Inheritable} {
 			if err := left.SetFlag(flag, true, cap.Value(c)); err != nil {
 				return fmt.Errorf("cannot keep capability %v: %w", cap.Value(c), err)
 			}

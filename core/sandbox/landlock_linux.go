@@ -44,7 +44,10 @@ func restrictPaths(p Policy) error {
 		config.HandledAccessNet = known.HandledAccessNet
 	}
 	if !p.Signals {
-		config.Scoped = known.Scoped
+		config.Scoped |= ll.ScopeSignal
+	}
+	if !p.Abstract {
+		config.Scoped |= ll.ScopeAbstractUnixSocket
 	}
 	var rules []landlock.Rule
 	for _, path := range p.Paths {

@@ -15,12 +15,13 @@ type Policy struct {
 	Programs bool `json:"programs,omitempty"`
 	// Signals allows signals to other processes.
 	Signals bool `json:"signals,omitempty"`
-	// Modes allows to change modes and times of files, wherever their owner may.
+	// Abstract allows connections to Unix sockets of others that have no path.
+	Abstract bool `json:"abstract,omitempty"`
+	// Modes allows to change the mode of what is open, a new socket above all, and clears
+	// the umask, since a bound socket's mode can't be changed in that way.
 	Modes bool `json:"modes,omitempty"`
 	// Capabilities are kept if the process has them. nil keeps none.
 	Capabilities []Capability `json:"capabilities,omitempty"`
-	// AllCapabilities keeps all of them.
-	AllCapabilities bool `json:"all_capabilities,omitempty"`
 	// Descriptors is the most that may be open at a time; 0 leaves the limit alone.
 	Descriptors uint64 `json:"descriptors,omitempty"`
 	// Memory is the most private memory that may be written to, in bytes; 0 leaves the
@@ -56,6 +57,9 @@ type Capability uintptr
 // The capabilities that parts of flexnbd keep.
 const (
 	DACOverride    Capability = 1  // CAP_DAC_OVERRIDE: files of other users
+	FOwner         Capability = 3  // CAP_FOWNER: remove them where /tmp's rule holds
+	SetGID         Capability = 6  // CAP_SETGID
+	SetUID         Capability = 7  // CAP_SETUID
 	NetBindService Capability = 10 // CAP_NET_BIND_SERVICE: ports below 1024
 )
 

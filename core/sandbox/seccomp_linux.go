@@ -4,8 +4,10 @@ package sandbox
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"runtime"
+	"slices"
 	"unsafe"
 
 	seccomp "github.com/elastic/go-seccomp-bpf"
@@ -21,7 +23,7 @@ var (
 		"acct", "add_key", "adjtimex", "bpf", "chroot", "clock_adjtime", "clock_settime", "delete_module", "fanotify_init",
 		"finit_module", "fsconfig", "fsmount", "fsopen", "fspick", "init_module", "ioperm", "iopl", "kexec_file_load",
 		"kexec_load", "keyctl", "lookup_dcookie", "mknod", "mknodat", "mount", "mount_setattr", "move_mount", "nfsservctl",
-		"open_by_handle_at", "open_tree", "perf_event_open", "pivot_root", "quotactl", "quotactl_fd", "reboot",
+		"open_by_handle_at", "open_tree", "open_tree_attr", "perf_event_open", "pivot_root", "quotactl", "quotactl_fd", "reboot",
 		"request_key", "setdomainname", "sethostname", "setns", "settimeofday", "swapoff", "swapon", "syslog", "umount2",
 		"unshare", "userfaultfd", "vhangup",
 	}
@@ -32,10 +34,10 @@ var (
 		"chown", "fchown", "fchownat", "fremovexattr", "fsetxattr", "lchown", "lremovexattr", "lsetxattr",
 		"removexattr", "removexattrat", "setxattr", "setxattrat",
 	}
-	ofModes    = []string{"chmod", "fchmod", "fchmodat", "fchmodat2", "futimesat", "utime", "utimensat", "utimes"}
+	// By path or by something like it, so that no rule for opening holds them back.
+	ofModes    = []string{"chmod", "fchmodat", "fchmodat2", "futimesat", "utime", "utimensat", "utimes"}
 	ofPrograms = []string{"execve", "execveat", "fork", "vfork"}
-	// Not tkill, by which libcap reaches all threads in a build with cgo; Landlock sees
-	// to it that it reaches no other process.
+	// See ofThreads, too.
 	ofSignals  = []string{"pidfd_send_signal", "rt_sigqueueinfo", "rt_tgsigqueueinfo"}
 	ownSignals = []string{"kill", "tgkill"} // their first argument is a process
 )
@@ -73,38 +75,54 @@ func restrictCalls(p Policy) error {
 
 // groups are what the policy does not allow, as far as the machine has such calls.
 func groups(p Policy, machine *arch.Info) []seccomp.SyscallGroup {
-	names := append([]string{}, forAdministrators...)
-	names = append(names, aroundTheChecks...)
-	names = append(names, ofOtherMemory...)
-	names = append(names, ofOwners...)
+	names := slices.Concat(forAdministrators, aroundTheChecks, ofOtherMemory, ofOwners, ofModes)
 	if !p.Modes {
-		names = append(names, ofModes...)
+		names = append(names, "fchmod")
 	}
-	var conditional []seccomp.NameWithConditions
-	if !p.Programs {
+	self := uint64(os.Getpid())
+	conditional := []seccomp.NameWithConditions{
+		when("socket", otherFamilies(p)...),
+		when("socketpair", otherFamilies(p)...),
+		// A limit of nothing is as good as a signal.
+		when("prlimit64", is(0, seccomp.NotEqual, 0), is(0, seccomp.NotEqual, self)),
+		// What a terminal takes for typed. The upper half of the argument is none of the
+		// kernel's business.
+		when("ioctl", is(1, seccomp.Equal, unix.TIOCSTI)),
+		when("ioctl", is(1, seccomp.Equal, unix.TIOCLINUX)),
+		when("ioctl", is(1, seccomp.GreaterThan, math.MaxUint32)),
+	}
+	if p.Internet {
+		conditional = append(conditional, when("socket", is(0, seccomp.Equal, unix.AF_NETLINK), is(2, seccomp.NotEqual, unix.NETLINK_ROUTE)))
+	}
+	if p.Programs {
+		conditional = append(conditional, when("clone", is(0, seccomp.BitsSet, namespaces)))
+	} else {
 		names = append(names, ofPrograms...)
 		conditional = append(conditional, when("clone", is(0, seccomp.BitsNotSet, unix.CLONE_THREAD)))
 	}
-	if !p.Signals {
-		names = append(names, ofSignals...)
+	// The children of a process that may have some are not known here; Landlock knows them.
+	if !p.Signals && !p.Programs {
+		names = slices.Concat(names, ofSignals, ofThreads)
 		for _, call := range ownSignals {
-			conditional = append(conditional, when(call, is(0, seccomp.NotEqual, uint64(os.Getpid()))))
+			conditional = append(conditional, when(call, is(0, seccomp.NotEqual, self)))
 		}
 	}
-	conditional = append(conditional, when("socket", otherFamilies(p)...))
-	refused := seccomp.SyscallGroup{Action: refuse, Names: there(names, machine), NamesWithCondtions: conditional}
-	if p.Programs {
-		return []seccomp.SyscallGroup{refused}
+	return []seccomp.SyscallGroup{
+		{Action: refuse, Names: there(names, machine), NamesWithCondtions: conditional},
+		// Its flags are in memory, where no filter sees them.
+		{Action: pretendMissing, Names: []string{"clone3"}},
 	}
-	// Its flags are in memory, where no filter sees them.
-	return []seccomp.SyscallGroup{refused, {Action: pretendMissing, Names: []string{"clone3"}}}
 }
+
+// namespaces are the flags of clone(2) that unshare(2) has as well.
+const namespaces = unix.CLONE_NEWCGROUP | unix.CLONE_NEWIPC | unix.CLONE_NEWNET | unix.CLONE_NEWNS |
+	unix.CLONE_NEWPID | unix.CLONE_NEWUSER | unix.CLONE_NEWUTS
 
 // otherFamilies are those of sockets that the policy does not allow.
 func otherFamilies(p Policy) []seccomp.Condition {
 	families := []uint64{unix.AF_UNIX}
 	if p.Internet {
-		// Netlink is how the addresses of interfaces are looked up.
+		// Netlink is how interfaces are looked up.
 		families = append(families, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK)
 	}
 	var none []seccomp.Condition

@@ -9,6 +9,8 @@ function __flexnbd_complete
     # As flexnbd would get it; a quote that is still open stays.
     set -l plain (string unescape -- $last)
     or set plain $last
+    command -q -- $words[1] # fish tells of one that is not there whatever becomes of its errors
+    or return
     set -l answer (command $words[1] complete-words $words[2..-1] "$plain" 2>/dev/null)
     set -q answer[1]
     or return

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/flexnbd/flexnbd/core/acl"
 	"github.com/flexnbd/flexnbd/core/control"
 	"github.com/flexnbd/flexnbd/core/nbd"
 )
@@ -24,7 +25,7 @@ const evictionTime = time.Second
 // replaceACL replaces the access list and returns when that had been answered.
 func (s *server) replaceACL(entries ...string) time.Time {
 	s.t.Helper()
-	answer, err := control.Call(s.t.Context(), s.sock, "acl", entries...)
+	answer, err := control.Call(s.t.Context(), s.sock, "acl", acl.Numeric(entries)...) // as the command does
 	if err != nil || answer != (control.Answer{Text: "updated"}) {
 		s.t.Fatalf("acl %q: %+v, %v", entries, answer, err)
 	}

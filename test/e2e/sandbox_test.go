@@ -310,7 +310,7 @@ func TestServiceManagerIsTold(t *testing.T) {
 	in := surroundings{environment: []string{"NOTIFY_SOCKET=" + socket}}
 	disk, copied := sparseFile(t, 1<<20), sparseFile(t, 1<<20)
 	source := serveIn(t, in, "--file", disk)
-	told("READY=1\n", "STATUS=serving at "+source.addr+": "+disk)
+	told("READY=1\n", fmt.Sprintf("STATUS=serving at %s: %q", source.addr, disk))
 	destination := start(t, in, "listen", "--file", copied)
 	destination.waitReady()
 	told("READY=1\n", "STATUS=waiting for a disk at "+destination.addr)
@@ -319,6 +319,68 @@ func TestServiceManagerIsTold(t *testing.T) {
 	destination.arrives()
 	told("STATUS=") // the end of one and the beginning of the other, in any order
 	told("STATUS=")
-	destination.signal(syscall.SIGTERM)
+	destination.stop(syscall.SIGTERM)
 	told("STOPPING=1\n")
+}
+
+// The launcher is stopped, by mistake: the server ends all the same, within bounds. And
+// where it is gone, a plugin that crashes is not waited for.
+func TestLauncherThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	stopped := serve(t, "--file", sparseFile(t, 1<<20))
+	if err := unix.Kill(stopped.processes()["launcher_pid"], unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	stopped.stop(syscall.SIGTERM)
+	if took := time.Since(begin); took > 15*time.Second {
+		t.Errorf("the server took %v to end", took)
+	}
+
+	gone := serve(t, "--file", sparseFile(t, 1<<20))
+	if err := unix.Kill(gone.processes()["launcher_pid"], unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the log says so", func() bool { return strings.Contains(gone.log.String(), "the launcher of plugins has ended") })
+	gone.write(t, fastBytes(1, 4096), 0) // what runs goes on
+	if err := unix.Kill(gone.processes()["backend_pid"], unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the disk has failed", func() bool { return gone.state()["backend_state"] == "failed" })
+	gone.signal(syscall.SIGKILL)
+	gone.wait()
+}
+
+// The user may put what they like into the folder with their plugins' sockets; the
+// launcher, which is root, does not follow it there.
+func TestLauncherSweepsAsTheUser(t *testing.T) {
+	needsRoot(t, "become another user")
+	t.Parallel()
+	s := serve(t, "--user", "nobody", "--file", ownFile(t, 0))
+	precious := filepath.Join(t.TempDir(), "plugin-precious")
+	if err := os.WriteFile(precious, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := ""
+	environment, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", s.processes()["backend_pid"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pair := range strings.SplitSeq(string(environment), "\x00") {
+		if dir, ok := strings.CutPrefix(pair, "PLUGIN_UNIX_SOCKET_DIR="); ok {
+			run = filepath.Dir(dir)
+		}
+		if strings.HasPrefix(pair, "HOME=") && pair != "HOME=/nonexistent" {
+			t.Errorf("the plugin of nobody has %s", pair)
+		}
+	}
+	if err := os.Symlink(filepath.Dir(precious), filepath.Join(run, "plugin-direvil")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(run) })
+	s.signal(syscall.SIGTERM)
+	s.wait()
+	if _, err := os.Stat(precious); err != nil {
+		t.Error(err)
+	}
 }

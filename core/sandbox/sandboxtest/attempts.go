@@ -71,6 +71,14 @@ var attempts = map[string]func(on string) error{
 	"exec":   func(path string) error { return syscall.Exec(path, []string{path}, nil) },
 	"start":  func(path string) error { return exec.Command(path).Run() },
 	"clone3": func(string) error { return call(unix.SYS_CLONE3, 0, 0) },
+	"cloneUser": func(string) error {
+		pid, _, errno := syscall.RawSyscall(unix.SYS_CLONE, uintptr(unix.SIGCHLD)|unix.CLONE_NEWUSER, 0, 0)
+		if errno == 0 && pid == 0 {
+			_, _, _ = syscall.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+		}
+		return noError(errno)
+	},
+	"killChild": killChild,
 	"fork": func(string) error {
 		pid, _, errno := syscall.RawSyscall(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0)
 		if errno == 0 && pid == 0 {
@@ -80,17 +88,29 @@ var attempts = map[string]func(on string) error{
 	},
 	"threads": func(string) error { return manyThreads() },
 
-	"socket":   func(family string) error { return socket(family, unix.SOCK_STREAM) },
-	"dgram":    func(family string) error { return socket(family, unix.SOCK_DGRAM) },
-	"connect":  func(address string) error { return closing(net.Dial("tcp", address)) },
-	"listen":   func(address string) error { return closing(net.Listen("tcp", address)) },
+	"socket":  func(family string) error { return socket(family, unix.SOCK_STREAM) },
+	"dgram":   func(family string) error { return socket(family, unix.SOCK_DGRAM) },
+	"connect": func(address string) error { return closing(net.Dial("tcp", address)) },
+	"listen":  func(address string) error { return closing(net.Listen("tcp", address)) },
+	"pair":    func(family string) error { _, err := unix.Socketpair(number(family), unix.SOCK_STREAM, 0); return err },
+	"netlink": func(protocol string) error {
+		_, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW, number(protocol))
+		return err
+	},
+	"abstract": func(name string) error { return closing(net.Dial("unix", name)) },
 	"unix":     func(path string) error { return closing(net.Dial("unix", path)) },
 	"bindUnix": func(path string) error { return closing(net.Listen("unix", path)) },
 
 	"signal":    func(pid string) error { return unix.Kill(number(pid), 0) },
 	"signalOwn": func(string) error { return unix.Kill(os.Getpid(), 0) },
-	"ptrace":    func(pid string) error { return unix.PtraceSeize(number(pid)) },
-	"memoryOf":  func(pid string) error { return opening("/proc/"+pid+"/mem", os.O_RDWR) },
+	"limit": func(pid string) error {
+		return unix.Prlimit(number(pid), unix.RLIMIT_NOFILE, nil, &unix.Rlimit{})
+	},
+	"limitOwn":   func(string) error { return unix.Prlimit(os.Getpid(), unix.RLIMIT_NOFILE, nil, &unix.Rlimit{}) },
+	"type":       func(string) error { return ioctl(unix.TIOCSTI) },
+	"typeAnyway": func(string) error { return ioctl(unix.TIOCSTI | 1<<40) },
+	"ptrace":     func(pid string) error { return unix.PtraceSeize(number(pid)) },
+	"memoryOf":   func(pid string) error { return opening("/proc/"+pid+"/mem", os.O_RDWR) },
 
 	"mount":   func(path string) error { return unix.Mount("none", path, "tmpfs", 0, "") },
 	"unshare": func(string) error { return unix.Unshare(unix.CLONE_NEWUSER) },
@@ -106,6 +126,27 @@ var attempts = map[string]func(on string) error{
 	"memory":      muchMemory,
 	"heap":        growTo,
 	"dump":        func(string) error { return limitIs(unix.RLIMIT_CORE, 0) },
+}
+
+// killChild starts a program that does not end by itself, and ends it.
+func killChild(string) error {
+	cmd := exec.Command("/bin/sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		return err
+	}
+	if err := cmd.Wait(); err == nil {
+		return errors.New("it has ended by itself")
+	}
+	return nil
+}
+
+// ioctl makes a call that no descriptor takes.
+func ioctl(request uintptr) error {
+	_, _, errno := syscall.Syscall(unix.SYS_IOCTL, 1<<20, request, 0)
+	return noError(errno)
 }
 
 func opening(path string, how int) error {
