@@ -116,29 +116,42 @@ func (l *Launcher) Ended() <-chan struct{} { return l.ended }
 // Close ends the launcher and waits for it. It may be called again.
 func (l *Launcher) Close() error {
 	_ = l.line.Close()
-	timer := time.NewTimer(endTime)
-	defer timer.Stop()
-	var err error
-	select {
-	case <-l.ended:
-	case <-timer.C: // somebody has stopped it, or a file server does not answer it
-		err = l.process.Process.Kill()
-		<-l.ended
+	if !within(endTime, l.ended) {
+		// Somebody has stopped it, or a file server does not answer it.
+		_ = l.process.Process.Signal(syscall.SIGCONT)
+		if !within(lastMoment, l.ended) {
+			if err := l.process.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+				return fmt.Errorf("cannot end the launcher of plugins: %w", err)
+			}
+			<-l.ended
+		}
 	}
 	late := make(chan struct{})
-	go func() { // ends with the process where the kernel hangs
+	go func() { // ends with this process where the kernel hangs
 		l.late.Wait()
 		close(late)
 	}()
+	within(endTime, late)
+	return nil
+}
+
+// within waits for done, but not for longer than that.
+func within(long time.Duration, done <-chan struct{}) bool {
+	timer := time.NewTimer(long)
+	defer timer.Stop()
 	select {
-	case <-late:
+	case <-done:
+		return true
 	case <-timer.C:
+		return false
 	}
-	return err
 }
 
 // endTime is how long the launcher may take to end by itself.
 const endTime = 5 * time.Second
+
+// lastMoment is how long it may take once it was continued.
+const lastMoment = time.Second
 
 // ErrEnded is inside the error of a Start after the launcher's end.
 var ErrEnded = errors.New("the launcher of plugins has ended, so none can be started: stop flexnbd and start it again")
