@@ -384,3 +384,42 @@ func TestLauncherSweepsAsTheUser(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The stock plugins in bundles, as packages bring them, can do what those in the binary
+// can, and are confined as well.
+func TestBundledStockPluginsForRoot(t *testing.T) {
+	needsRoot(t, "listen at a port below 1024")
+	t.Parallel()
+	dir := t.TempDir()
+	license := filepath.Join(dir, "LICENSE")
+	if err := os.WriteFile(license, []byte("free\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	plugins := filepath.Join(shortDir(t), "plugins")
+	if err := os.MkdirAll(plugins, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for plugin, needs := range map[string]string{"backend-file": "disk", "transport-tcp": "internet", "transport-unix": "sockets"} {
+		must(t, programs.flexnbd, "plugin", "bundle", "--needs", needs, "--license", license, "-o", dir, filepath.Join(programs.plugins, "flexnbd-"+plugin))
+	}
+	bundles, err := filepath.Glob(filepath.Join(dir, "*.tar.gz"))
+	if err != nil || len(bundles) != 3 {
+		t.Fatal(bundles, err)
+	}
+	for _, b := range bundles {
+		must(t, programs.flexnbd, "plugin", "install", "--plugin-dir", plugins, b)
+	}
+	for name, in := range map[string]surroundings{"tcp": {port: "815"}, "unix": {network: "unix"}} {
+		t.Run(name, func(t *testing.T) {
+			s := serveIn(t, in, "--plugin-dir", plugins, "--backend", "file", "--file", ownFile(t, 4711), "--verbose")
+			if path := s.status()["backend_path"]; !strings.HasPrefix(path, plugins) {
+				t.Errorf("the backend is %s", path)
+			}
+			s.wantConfined(map[string]bool{"pid": true, "backend_pid": true, "transport_pid": true})
+			s.write(t, fastBytes(1, 4096), 0)
+			if got := s.read(t, 0, 4096); string(got) != string(fastBytes(1, 4096)) {
+				t.Error("what was written is not read")
+			}
+		})
+	}
+}
