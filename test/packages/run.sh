@@ -87,6 +87,10 @@ base bare ''
 say 'a root with nothing else'
 inside bare
 base full "$clients"
+cp -a "$dir/full" "$dir/boot"
+cp test/packages/unit.sh "$dir/boot/packages/"
 say 'a root with clients'
 inside full
+say 'a root whose systemd runs'
+test/packages/boot.sh "$dir/boot"
 say 'all passed'
