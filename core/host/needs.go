@@ -77,7 +77,7 @@ func (p Program) Policy(w Work) *sandbox.Policy {
 		policy.Capabilities = append(policy.Capabilities, sandbox.NetBindService)
 	}
 	// A stock backend gives it up once its disk is open; of others nobody knows.
-	if (p.needs.Disk || p.needs.Sockets) && !(p.needs.System && w.Lowered) {
+	if (p.needs.Disk || p.needs.Sockets) && (!p.needs.System || !w.Lowered) {
 		policy.Capabilities = append(policy.Capabilities, sandbox.DACOverride)
 	}
 	if p.needs.System {
