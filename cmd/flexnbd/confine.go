@@ -52,9 +52,6 @@ func (s *serving) socketFolders() []string {
 // rights, with --user, and what the sandbox takes. From here on plugins come from the
 // launcher alone.
 func (s *serving) confine() error {
-	if s.confined {
-		return nil
-	}
 	s.confined = true
 	if s.records != nil && s.records.Place().StateDir {
 		_ = s.records.Check() // makes the folder; who needs it later will tell why it is not there

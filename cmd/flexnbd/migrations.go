@@ -234,10 +234,7 @@ func (s *serving) finishDeparture(stop context.Context) (plan, error) {
 	s.source = source
 	s.mu.Unlock()
 	defer source.Close()
-	if err := s.openControl(); err != nil {
-		return planNothing, err
-	}
-	if err := s.confine(); err != nil {
+	if err := s.moveIn(); err != nil {
 		return planNothing, err
 	}
 	s.ready("telling the new owner at %v that the disk is its own", departure.To)

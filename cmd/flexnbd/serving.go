@@ -186,11 +186,7 @@ func (s *serving) begin(ctx context.Context, plan plan) error {
 	}
 	s.setListener(listener)
 	s.startMigrations(plan)
-	err = s.openControl()
-	if err == nil {
-		err = s.confine()
-	}
-	if err != nil {
+	if err := s.moveIn(); err != nil {
 		s.endMigrations()
 		return err
 	}
@@ -216,14 +212,22 @@ func (s *serving) serve(stop, force context.Context) error {
 	return errors.Join(fate, err)
 }
 
-// openControl opens the control socket, unless it is open or was not asked for.
-func (s *serving) openControl() error {
-	if s.options.Sock == "" || s.endControl != nil {
+// moveIn opens the control socket, if it was asked for, which is the last thing that
+// takes more than this process may do from here on: before anybody is answered there, it
+// confines itself. A second time it does nothing.
+func (s *serving) moveIn() error {
+	if s.confined {
 		return nil
+	}
+	if s.options.Sock == "" {
+		return s.confine()
 	}
 	socket, err := s.listenControl()
 	if err != nil {
 		return err
+	}
+	if err := s.confine(); err != nil {
+		return errors.Join(err, socket.Close())
 	}
 	controlling, end := context.WithCancel(context.Background())
 	s.endControl = end

@@ -65,7 +65,8 @@
 //   - a line like {"@message":1} on a plugin's stderr panics the host, and lines
 //     that are not hclog's are lost: go-plugin does not see stderr, runner.go
 //   - Client.Client leaves goroutines behind when the plugin ends meanwhile:
-//     runner.Wait
+//     runner.Wait; and so does Client.Kill where there was no Client.Client before:
+//     Process.kill
 //   - SecureConfig can be raced: not used; trust.go refuses what others could have
 //     written
 //   - AutoMTLS: off. On a socket in a 0700 directory of the same user it adds

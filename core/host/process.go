@@ -28,6 +28,7 @@ type Process struct {
 	description wire.Description
 	runner      *runner
 	client      *plugin.Client
+	met         bool // go-plugin has a connection to it
 	wire        *wire.Client
 	descriptors *wire.DescriptorChannel
 	log         hclog.Logger
@@ -136,6 +137,7 @@ func (p *Process) describe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	p.met = true
 	if p.wire, err = wire.Dispense(protocol); err != nil {
 		return err
 	}
@@ -267,7 +269,9 @@ func (p *Process) kill() error {
 	}
 	<-p.watched
 	<-p.runner.relayed
-	p.client.Kill() // the process is gone: this only frees go-plugin's side
+	if p.met {
+		p.client.Kill() // the process is gone: this only frees go-plugin's side
+	} // else it would make a connection, to close it, and forget it when that fails
 	_ = p.runner.stdout.Close()
 	_ = p.runner.stderr.Close()
 	return err
