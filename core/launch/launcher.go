@@ -57,8 +57,13 @@ func New(o Options) (*Launcher, error) {
 	defer func() { _ = theirs.Close() }()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{os.Args[0], launcherVerb}
-	cmd.Env = []string{"GOMAXPROCS=1"} // it has nothing to do in parallel
-	cmd.Stderr = os.Stderr             // for what it can tell nobody
+	cmd.Env = []string{"GOMAXPROCS=1"}                                 // it has nothing to do in parallel
+	for _, key := range []string{"GODEBUG", "GORACE", "GOTRACEBACK"} { // for whoever looks for a fault
+		if value, set := os.LookupEnv(key); set {
+			cmd.Env = append(cmd.Env, key+"="+value)
+		}
+	}
+	cmd.Stderr = os.Stderr // for what it can tell nobody
 	cmd.ExtraFiles = []*os.File{theirs}
 	// Signals of a terminal are for the server, which ends the launcher in its turn.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

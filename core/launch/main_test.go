@@ -35,6 +35,11 @@ func TestMain(m *testing.M) {
 		look(args, confined)
 		return
 	}
+	// A process with the race detector sleeps for a second when it ends, unless it is
+	// told not to.
+	if err := os.Setenv("GORACE", "atexit_sleep_ms=0"); err != nil {
+		panic(err)
+	}
 	goleak.VerifyTestMain(m)
 }
 
