@@ -73,7 +73,7 @@ start web1
 server=$(word web1 pid) || die 'the server is not ready'
 expect "$server" get web1 MainPID
 expect active get web1 ActiveState
-expect 'serving at 127.0.0.1:10809: /srv/images/web1 disk.img' get web1 StatusText
+expect 'serving at 127.0.0.1:10809: "/srv/images/web1 disk.img"' get web1 StatusText
 
 say 'it is confined, and may do nothing'
 user=$(id -u flexnbd)
